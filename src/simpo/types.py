@@ -1,0 +1,43 @@
+"""Records that cross module borders, and the axis letters of every shape.
+
+B batch of states, N candidates per state, A action dims, O observation dims,
+K critics, T denoising steps, G updates per dispatch, E parallel environments.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+__all__ = ["EnvSpec", "Metrics", "PyTree", "SimpoError", "Transition"]
+
+Metrics = dict[str, jax.Array]
+PyTree = Any
+
+
+class SimpoError(Exception):
+    """A user's mistake or a failed run: one clear line, never a traceback."""
+
+
+class EnvSpec(NamedTuple):
+    """What an agent needs to know of a task; actions always lie in [-1, 1]^A."""
+
+    obs_dim: int
+    action_dim: int
+
+
+class Transition(NamedTuple):
+    """Transitions; every field has the same leading axes (B, or G and B).
+
+    Attributes:
+        obs: Observations [..., O].
+        action: Actions in [-1, 1] [..., A].
+        reward: Rewards [...].
+        discount: 0 after a true termination, 1 otherwise (truncation included) [...].
+        next_obs: Observations that followed, never those of a reset [..., O].
+    """
+
+    obs: Any
+    action: Any
+    reward: Any
+    discount: Any
+    next_obs: Any
