@@ -1,3 +1,63 @@
-"""Reinforcement learning of diffusion and flow policies by signed reweighting."""
+"""Reinforcement learning of diffusion and flow policies by signed reweighting.
+
+`simpo.train(agent, env, ...)` trains, `simpo.load(path).predict(obs)` acts; agents,
+weightings and generative models are `simpo.SiMPO`, `simpo.Linear`, `simpo.Flow`, ...
+Names are loaded on first use, so that `import simpo` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from simpo.agents import SiMPO as SiMPO
+    from simpo.checkpoint import load as load
+    from simpo.envs import make as make
+    from simpo.evaluation import evaluate as evaluate
+    from simpo.generative import Diffusion as Diffusion
+    from simpo.generative import Flow as Flow
+    from simpo.runs import train as train
+    from simpo.temperature import DualAscent as DualAscent
+    from simpo.temperature import Fixed as Fixed
+    from simpo.temperature import Solved as Solved
+    from simpo.types import SimpoError as SimpoError
+    from simpo.weighting import Advantage as Advantage
+    from simpo.weighting import Custom as Custom
+    from simpo.weighting import Exponential as Exponential
+    from simpo.weighting import InverseGap as InverseGap
+    from simpo.weighting import Linear as Linear
+    from simpo.weighting import Power as Power
+    from simpo.weighting import SignedSoftmax as SignedSoftmax
+    from simpo.weighting import Square as Square
+
+NAMES = {
+    "simpo.agents": ["SiMPO"],
+    "simpo.weighting": [
+        "Advantage",
+        "Custom",
+        "Exponential",
+        "InverseGap",
+        "Linear",
+        "Power",
+        "SignedSoftmax",
+        "Square",
+    ],
+    "simpo.temperature": ["DualAscent", "Fixed", "Solved"],
+    "simpo.generative": ["Diffusion", "Flow"],
+    "simpo.envs": ["make"],
+    "simpo.runs": ["train"],
+    "simpo.evaluation": ["evaluate"],
+    "simpo.checkpoint": ["load"],
+    "simpo.types": ["SimpoError"],
+}
+"""Public names by module."""
+
+__all__ = ["__version__", *(name for names in NAMES.values() for name in names)]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in NAMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'simpo' has no attribute '{name}'")

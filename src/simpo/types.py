@@ -6,16 +6,19 @@ K critics, T denoising steps, G updates per dispatch, E parallel environments.
 
 from typing import Any, NamedTuple
 
-import jax
-
 __all__ = ["EnvSpec", "Metrics", "PyTree", "SimpoError", "Transition"]
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
+"""Scalars by name."""
 PyTree = Any
+"""A JAX tree of arrays; this module itself loads no JAX, so plots start at once."""
 
 
 class SimpoError(Exception):
     """A user's mistake or a failed run: one clear line, never a traceback."""
+
+    exit_code = 2
+    """What the command line exits with: 2 for a mistake, 1 for a failed run."""
 
 
 class EnvSpec(NamedTuple):

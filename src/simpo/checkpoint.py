@@ -1,0 +1,201 @@
+"""A policy folder: `config.json` and `model.safetensors`, and nothing executable.
+
+The folder is written aside, synced to disk and renamed, so it is never half there. The
+parameters are stored by their path in the tree (`actor.of_sample.weight`), readable
+from any language that reads safetensors.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from simpo.agents import Agent, Mode, Policy, compile_act
+from simpo.config import from_json, to_json
+from simpo.types import EnvSpec, PyTree, SimpoError
+
+__all__ = ["SavedPolicy", "load", "read_json", "save_policy", "write_json"]
+
+CONFIG, MODEL = "config.json", "model.safetensors"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON aside, sync, rename."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w") as file:
+        json.dump(data, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON object.
+
+    Raises:
+        SimpoError: The file is missing or damaged.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SimpoError(f"no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise SimpoError(f"{path} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise SimpoError(f"{path} is damaged: not a JSON object")
+    return data
+
+
+def flatten(tree: PyTree) -> dict[str, np.ndarray]:
+    """Leaves by path, `actor.of_sample.weight`."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(leaf)
+            for p, leaf in leaves}  # fmt: skip
+
+
+def unflatten(template: PyTree, arrays: dict[str, np.ndarray], where: Path) -> PyTree:
+    """Arrays put in the places of a template of the same paths, shapes and types."""
+    paths, structure = jax.tree.flatten_with_path(template)
+    names = [jax.tree_util.keystr(p, simple=True, separator=".") for p, _ in paths]
+    if set(names) != set(arrays):
+        odd = sorted(set(names) ^ set(arrays))[0]
+        raise SimpoError(f"{where} does not fit its {CONFIG}: tensor '{odd}'")
+    for name, (_, leaf) in zip(names, paths, strict=True):
+        if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
+            raise SimpoError(
+                f"{where} does not fit its {CONFIG}: tensor '{name}' has shape "
+                f"{arrays[name].shape}, expected {leaf.shape}"
+            )
+    return jax.tree.unflatten(structure, [jnp.asarray(arrays[n]) for n in names])
+
+
+def save_policy(
+    folder: Path, agent: Agent, spec: EnvSpec, policy: Policy, *, env: str, step: int
+) -> Path:
+    """Write a policy folder, in one rename; an earlier one of that name is replaced.
+
+    Args:
+        folder: Where to write.
+        agent: The agent; its fields rebuild the networks.
+        spec: Dimensions of the task.
+        policy: Parameters.
+        env: The task's id, for the record.
+        step: Environment steps seen in training.
+    """
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(flatten(policy), aside / MODEL)
+    with (aside / MODEL).open("rb") as file:
+        os.fsync(file.fileno())
+    config = {"format": 1, "env": env, "step": step, "spec": spec._asdict()}
+    write_json(aside / CONFIG, config | {"agent": to_json(agent)})
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+@dataclass
+class SavedPolicy:
+    """A policy that acts; `predict` has the signature of Stable-Baselines3.
+
+    Attributes:
+        agent: The agent that trained it.
+        spec: Dimensions of the task.
+        policy: Parameters.
+        env: The task's id.
+        step: Environment steps seen in training.
+        key: Random key of the actions drawn.
+        calls: Calls of `predict` so far; each draws with a key of its own.
+    """
+
+    agent: Agent
+    spec: EnvSpec
+    policy: Policy
+    env: str
+    step: int
+    key: jax.Array
+    calls: int = 0
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        *,
+        best_of: int = 1,
+    ) -> tuple[np.ndarray, None]:
+        """Actions for observations [O] or [B, O], in the policy's box [-1, 1]^A.
+
+        Args:
+            observation: One observation or a batch.
+            state: Unused; there for the signature.
+            episode_start: Unused; there for the signature.
+            deterministic: Use the same noise at every call, so that equal observations
+                get equal actions; otherwise every call draws afresh.
+            best_of: Samples per state, of which the best by min Q is returned.
+
+        Returns:
+            The action, [A] or [B, A], and None.
+
+        Raises:
+            SimpoError: Observations of another dimension.
+        """
+        obs = np.asarray(observation, np.float32)
+        if obs.shape[-1:] != (self.spec.obs_dim,) or obs.ndim > 2:
+            raise SimpoError(
+                f"observations have shape {obs.shape}, expected "
+                f"({self.spec.obs_dim},) or (B, {self.spec.obs_dim})"
+            )
+        self.calls += not deterministic
+        number = 0 if deterministic else self.calls
+        act = compile_act(self.agent, Mode(best_of=best_of))
+        action = act(self.policy, np.atleast_2d(obs), self.key, number)
+        return np.asarray(action).reshape(*obs.shape[:-1], -1), None
+
+
+def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
+    """Load a policy folder, or the policy of a run directory.
+
+    Args:
+        path: The folder.
+        seed: Seed of the actions that `predict` draws.
+
+    Raises:
+        SimpoError: Not a policy, or a damaged one.
+    """
+    folder = Path(path)
+    if (folder / "policy" / CONFIG).exists():
+        folder = folder / "policy"
+    if not (folder / MODEL).exists() or not (folder / CONFIG).exists():
+        raise SimpoError(f"{path} is neither a run directory nor a policy folder")
+    config = read_json(folder / CONFIG)
+    try:
+        agent = from_json(config["agent"], Agent)
+        spec = EnvSpec(**{k: int(v) for k, v in config["spec"].items()})
+        env, step = str(config["env"]), int(config["step"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SimpoError(f"{folder / CONFIG} is damaged: {error!r}") from error
+    try:
+        arrays = load_file(folder / MODEL)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise SimpoError(f"{folder / MODEL} is damaged: {error}") from error
+    template = jax.eval_shape(
+        lambda key: agent.policy(agent.init(key, spec)), jax.random.key(0)
+    )
+    policy = unflatten(template, arrays, folder / MODEL)
+    return SavedPolicy(agent, spec, policy, env, step, jax.random.key(seed))

@@ -1,0 +1,66 @@
+"""The command line: `simpo <command> ...`.
+
+Commands are modules, loaded when called, so that `simpo --help` answers at once. A
+`SimpoError` becomes one line on standard error: exit code 2 for a user's mistake, 1 for
+a run that failed.
+"""
+
+import difflib
+import importlib
+import sys
+
+from simpo import __version__
+from simpo.types import SimpoError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "train": "train an agent; without arguments, in minutes, on a laptop",
+    "eval": "play episodes with a trained policy and print returns per sampler",
+    "plot": "draw learning curves, weights and diagnostics of run directories",
+    "list": "list envs, agents, weightings or presets",
+    "doctor": "check the installation: versions, devices, rendering",
+}
+
+
+def usage() -> str:
+    """What `simpo --help` prints."""
+    rows = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    return (
+        "simpo: reinforcement learning of diffusion and flow policies by signed "
+        "reweighting\n\nusage: simpo COMMAND [options]\n\n"
+        f"commands:\n{rows}\n\n"
+        "simpo COMMAND --help explains a command; simpo --version prints "
+        f"{__version__}."
+    )
+
+
+def dispatch(argv: list[str]) -> int:
+    """Run the command that the first word names."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"simpo {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+        hint = f"did you mean '{near[0]}'?" if near else "see simpo --help"
+        raise SimpoError(f"unknown command '{argv[0]}'; {hint}")
+    module = importlib.import_module(f"simpo.cli.{argv[0]}")
+    return module.main(argv[1:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point: returns the exit code."""
+    try:
+        return dispatch(sys.argv[1:] if argv is None else argv)
+    except SimpoError as error:
+        print(f"simpo: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("simpo: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0

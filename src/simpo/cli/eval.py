@@ -1,0 +1,100 @@
+"""`simpo eval RUN`: play episodes with a trained policy."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from simpo.agents import Mode
+from simpo.checkpoint import load
+from simpo.cli.arguments import read_arguments
+from simpo.evaluation import EpisodeRow, evaluate
+from simpo.types import SimpoError
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    """Options of `simpo eval`."""
+
+    run: Annotated[Path, tyro.conf.Positional] = Path()
+    """Run directory or policy folder."""
+    env: str | None = None
+    """Task; the policy's own by default."""
+    episodes: int = 20
+    """Episodes per sampler."""
+    best_of: tuple[int, ...] = (1, 10)
+    """Samples per action, one row of the table each; the best by min Q is taken."""
+    seed: int = 1_000_000
+    """Seed of environments and actions, away from those of training."""
+    csv: Path | None = None
+    """Where to write a row per episode."""
+
+
+def interval(returns: np.ndarray) -> float:
+    """Half width of the 95 % interval of the mean (normal, over episodes)."""
+    return float(1.96 * returns.std(ddof=1) / np.sqrt(len(returns)))
+
+
+def show(rows: list[EpisodeRow], env: str) -> None:
+    """Print a row per sampler."""
+    table = Table(title=f"{env}: returns per episode")
+    for column in ("sampler", "episodes", "mean ± 95 %", "median", "min", "max"):
+        table.add_column(column, justify="left" if column == "sampler" else "right")
+    for sampler in dict.fromkeys(r.sampler for r in rows):
+        returns = np.array([r.return_ for r in rows if r.sampler == sampler])
+        half = interval(returns) if len(returns) > 1 else float("nan")
+        quantiles = np.quantile(returns, [0.5, 0.0, 1.0])
+        table.add_row(
+            sampler,
+            str(len(returns)),
+            f"{returns.mean():,.1f} ± {half:,.1f}",
+            *(f"{q:,.1f}" for q in quantiles),
+        )
+    Console().print(table)
+
+
+def main(argv: list[str]) -> int:
+    """Evaluate and print."""
+    if not argv:
+        raise SimpoError("which run? simpo eval RUN")
+    arguments = read_arguments(
+        EvalArguments(),
+        argv,
+        prog="simpo eval",
+        description="Play episodes with a trained policy.",
+    )
+    if arguments.episodes < 1 or min(arguments.best_of, default=0) < 1:
+        raise SimpoError("--episodes and --best-of must be at least 1")
+    saved = load(arguments.run)
+    env = arguments.env or saved.env
+    rows: list[EpisodeRow] = []
+    stderr = Console(stderr=True)
+    for n in track(
+        arguments.best_of,
+        description="evaluating",
+        console=stderr,
+        disable=not stderr.is_terminal,
+    ):
+        rows += evaluate(
+            saved.agent,
+            saved.policy,
+            env,
+            Mode(best_of=n),
+            episodes=arguments.episodes,
+            seed=arguments.seed,
+        )
+    show(rows, env)
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["env", "sampler", "episode", "return", "length"])
+            table.writerows([env, *row] for row in rows)
+    return 0

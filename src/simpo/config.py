@@ -1,0 +1,197 @@
+"""Frozen dataclasses as JSON and as text, and back.
+
+The agent is its config, so this is all the configuration there is: a field whose type
+is an interface (`Weighting`, `Schedule`, ...) holds one member of that interface's
+union.
+
+JSON    {"type": "Linear", "floor": -0.2}        in config.json
+Text    Linear(floor=-0.2), or just linear       on the command line
+
+Reading never evaluates code: only the classes of the unions below can be built, and
+only from literals.
+"""
+
+import ast
+import dataclasses
+import difflib
+import enum
+import functools
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from simpo.agents import AGENTS, Agent
+from simpo.generative import MODELS, GenerativeModel
+from simpo.generative.diffusion import PREDICTIONS, SAMPLERS, Prediction, Sampler
+from simpo.generative.flow import SOLVERS, Solver
+from simpo.generative.schedule import SCHEDULES, Schedule
+from simpo.matching import BOUNDS, RepulsionBound
+from simpo.temperature import TARGETS, TEMPERATURES, Target, Temperature
+from simpo.types import SimpoError
+from simpo.weighting import WEIGHTINGS, Weighting
+
+__all__ = ["UNIONS", "from_json", "parse", "to_json", "to_text"]
+
+UNIONS: dict[type, tuple[type, ...]] = {
+    Agent: AGENTS,
+    Weighting: WEIGHTINGS,
+    Temperature: TEMPERATURES,
+    Target: TARGETS,
+    RepulsionBound: BOUNDS,
+    GenerativeModel: MODELS,
+    Schedule: SCHEDULES,
+    Prediction: PREDICTIONS,
+    Sampler: SAMPLERS,
+    Solver: SOLVERS,
+}
+"""Every interface with its members."""
+
+
+def near(word: str, words: list[str]) -> str:
+    """`; did you mean 'X'?` when there is a near match, else the list of choices."""
+    match = difflib.get_close_matches(word, words, 1, cutoff=0.5)
+    if match:
+        return f"; did you mean '{match[0]}'?"
+    return f"; choose from {', '.join(words)}"
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass, and all it holds, as JSON data.
+
+    A function (of a Custom weighting) is written by name; it cannot be read back, so
+    such an agent can act after loading but not train.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        name = type(value).__name__
+        return {"type": name} | {k: to_json(v) for k, v in fields.items()}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [to_json(v) for v in value]
+    if callable(value):
+        module = getattr(value, "__module__", "?")
+        return f"{module}.{getattr(value, '__qualname__', value)}"
+    return value
+
+
+def from_json(data: Any, expected: Any) -> Any:
+    """Build a value of the expected type from JSON data.
+
+    Raises:
+        SimpoError: Unknown class or field, or a value of the wrong type.
+    """
+    if expected in UNIONS:
+        return build(member(data, expected), data)
+    if typing.get_origin(expected) in (typing.Union, types.UnionType):
+        kinds = typing.get_args(expected)
+        if data is None and type(None) in kinds:
+            return None
+        return from_json(data, next(k for k in kinds if k is not type(None)))
+    if dataclasses.is_dataclass(expected):
+        return build(typing.cast(type, expected), data)
+    return scalar(data, expected)
+
+
+def member(data: Any, union: type) -> type:
+    """The class that `data["type"]` names, whatever its case."""
+    if not isinstance(data, dict) or not isinstance(data.get("type"), str):
+        raise SimpoError(f"expected a {union.__name__}, got {data!r}")
+    by_name = {cls.__name__.lower(): cls for cls in UNIONS[union]}
+    name = data["type"]
+    if name.lower() not in by_name:
+        names = [cls.__name__ for cls in UNIONS[union]]
+        raise SimpoError(f"unknown {union.__name__} '{name}'{near(name, names)}")
+    return by_name[name.lower()]
+
+
+def build(cls: type, data: dict[str, Any]) -> Any:
+    """An instance of `cls` from its fields; missing ones take their defaults."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    given = {k.replace("-", "_"): v for k, v in data.items() if k != "type"}
+    for name in given:
+        if name not in names:
+            raise SimpoError(f"{cls.__name__} has no field '{name}'{near(name, names)}")
+    values = {}
+    for name, value in given.items():
+        try:
+            values[name] = from_json(value, hints[name])
+        except (TypeError, ValueError) as error:
+            raise SimpoError(f"{cls.__name__}.{name}: {error}") from error
+    try:
+        return cls(**values)
+    except TypeError as error:
+        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]
+        raise SimpoError(f"{cls.__name__} needs {', '.join(missing)}") from error
+
+
+def scalar(data: Any, expected: Any) -> Any:
+    """A number, string, boolean, enum member, literal or function name."""
+    if isinstance(expected, type) and issubclass(expected, enum.Enum):
+        return expected(data)
+    if typing.get_origin(expected) is typing.Literal:
+        choices = typing.get_args(expected)
+        if data not in choices:
+            raise SimpoError(f"'{data}' is not one of {', '.join(map(str, choices))}")
+        return data
+    if typing.get_origin(expected) is Callable or expected is Callable:
+        return functools.partial(missing_function, str(data))
+    if expected is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if expected in (int, float, str, bool) and type(data) is not expected:
+        raise SimpoError(f"expected {expected.__name__}, got {data!r}")
+    return data
+
+
+def missing_function(name: str, *_: Any) -> Any:
+    """Stands for a function that a file names but does not hold."""
+    raise SimpoError(f"'{name}' is a function and was not saved; pass it from Python")
+
+
+def to_text(value: Any) -> str:
+    """`Linear(floor=-0.2)`: the class and the fields that are not at their defaults."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return str(value.value) if isinstance(value, enum.Enum) else repr(value)
+    shown = []
+    for field in dataclasses.fields(value):
+        current = getattr(value, field.name)
+        if current != field.default:
+            shown.append(f"{field.name}={to_text(current)}")
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+def parse(text: str, union: type) -> Any:
+    """Read `Linear(floor=-0.2)`, or a bare name, as a member of a union.
+
+    Raises:
+        SimpoError: Not of that form, or an unknown name or field.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        data = literal(tree)
+    except (SyntaxError, ValueError) as error:
+        example = UNIONS[union][0].__name__
+        raise SimpoError(
+            f"cannot read '{text}' as a {union.__name__}; "
+            f"write a name such as {example}, or Name(field=value)"
+        ) from error
+    return from_json({"type": data} if isinstance(data, str) else data, union)
+
+
+def literal(node: ast.expr) -> Any:
+    """A syntax tree of names, calls with keywords and literals, as JSON data."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        fields = {k.arg: argument(k.value) for k in node.keywords if k.arg}
+        if len(fields) == len(node.keywords):
+            return {"type": node.func.id} | fields
+    return ast.literal_eval(node)
+
+
+def argument(node: ast.expr) -> Any:
+    """A keyword's value: a bare name stands for a member with its defaults."""
+    data = literal(node)
+    return {"type": data} if isinstance(node, ast.Name) else data

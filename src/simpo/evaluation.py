@@ -1,0 +1,71 @@
+"""Evaluation: whole episodes, one row each, the sampler named with every score.
+
+Each of the episodes runs in an environment of its own, so short episodes are not
+counted more often than long ones. Evaluations draw from keys and seeds of their own and
+leave training as it was.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from simpo.agents import Agent, Mode, Policy, compile_act
+from simpo.envs import make
+
+__all__ = ["EpisodeRow", "evaluate"]
+
+
+class EpisodeRow(NamedTuple):
+    """One evaluation episode.
+
+    Attributes:
+        sampler: How actions were drawn, `single` or `best-of-n`.
+        episode: Index of the episode.
+        return_: Undiscounted sum of rewards.
+        length: Steps.
+    """
+
+    sampler: str
+    episode: int
+    return_: float
+    length: int
+
+
+def evaluate(
+    agent: Agent,
+    policy: Policy,
+    env_id: str,
+    mode: Mode,
+    *,
+    episodes: int,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> list[EpisodeRow]:
+    """Play whole episodes, side by side.
+
+    Args:
+        agent: The agent.
+        policy: Its parameters.
+        env_id: Task.
+        mode: How actions are drawn.
+        episodes: Number of episodes, each in its own environment.
+        seed: Seed of the environments and of the actions.
+        on_step: Called with the number of vector steps so far.
+
+    Returns:
+        A row per episode, in order.
+    """
+    env = make(env_id, episodes, seed=seed)
+    act, key = compile_act(agent, mode), jax.random.key(seed)
+    rows: dict[int, EpisodeRow] = {}
+    obs, step = env.reset(), 0
+    while len(rows) < episodes:
+        stepped = env.step(np.asarray(act(policy, obs, key, step)))
+        obs, step = stepped.obs, step + 1
+        for e in stepped.episodes:
+            rows.setdefault(e.env, EpisodeRow(mode.label, e.env, e.return_, e.length))
+        on_step(step)
+    env.close()
+    return [rows[i] for i in range(episodes)]

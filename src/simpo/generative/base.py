@@ -1,0 +1,113 @@
+"""Generative models of actions: a path from data to noise, a loss, a sampler.
+
+Path        x_t = alpha_t a + sigma_t eps,   t = 0 is data, t = 1 is noise
+Step        x_s = A x_t + B a^ + C a^_prev + D z,   a^ the clean estimate, s < t
+
+Every sampler with one evaluation per step (DDPM, DDIM, DPM-Solver++(2M), Euler) has
+this form, so a sampler is a table of four coefficients per step, made in float64 before
+anything is compiled, and one scan runs them all.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+__all__ = ["GenerativeModel", "Network", "Steps", "run_steps"]
+
+
+class Network(Protocol):
+    """A conditional denoiser whose first layer is a sum (see `networks.Denoiser`)."""
+
+    @property
+    def dim(self) -> int:
+        """A, the dimension of a sample."""
+        ...
+
+    def condition(self, cond: Array) -> Array:
+        """Part of the condition: [..., O] -> [..., H]."""
+        ...
+
+    def embed_time(self, t: Array) -> Array:
+        """Part of the time: [...] -> [..., H]."""
+        ...
+
+    def denoise(self, x: Array, context: Array) -> Array:
+        """Prediction [..., A] from samples [..., A] and the sum of the parts."""
+        ...
+
+
+class GenerativeModel(abc.ABC):
+    """A conditional generative model; the network is an argument, never a field."""
+
+    @abc.abstractmethod
+    def sample(self, net: Network, key: Array, cond: Array, n: int) -> Array:
+        """Draw n samples per condition: cond [B, O] -> [B, N, A]."""
+
+    @abc.abstractmethod
+    def matching_error(self, net: Network, key: Array, x: Array, cond: Array) -> Array:
+        """Squared errors of the prediction, elementwise, unweighted and unreduced.
+
+        Each sample gets its own time and noise: x [B, N, A], cond [B, O] -> [B, N, A].
+        """
+
+
+class Steps(NamedTuple):
+    """A sampler's coefficients, one row per step from noise to data; all [T].
+
+    Attributes:
+        time: Times at which the network is evaluated.
+        alpha: Signal level there.
+        sigma: Noise level there.
+        keep: A, the part of x_t that stays.
+        clean: B, weight of the clean estimate.
+        previous: C, weight of the step before's clean estimate.
+        noise: D, standard deviation of fresh noise.
+    """
+
+    time: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+    keep: np.ndarray
+    clean: np.ndarray
+    previous: np.ndarray
+    noise: np.ndarray
+
+
+def run_steps(
+    steps: Steps,
+    estimate: Callable[[Array, Steps, Array], Array],
+    times: Array,
+    key: Array,
+    shape: tuple[int, ...],
+) -> Array:
+    """Scan a sampler from pure noise to data.
+
+    Args:
+        steps: The coefficient table.
+        estimate: (x_t, row of the table, time part) -> clipped clean estimate a^.
+        times: The time's part of the first layer, one row per step [T, H].
+        key: Random key.
+        shape: Shape of the samples, [B, N, A].
+    """
+    start, noise_key = jax.random.split(key)
+    stochastic = bool(np.any(steps.noise))
+    rows = jax.tree.map(lambda c: jnp.asarray(c, jnp.float32), steps)
+
+    def step(carry: tuple[Array, Array], inputs: tuple[Steps, Array, Array]) -> tuple:
+        x, previous = carry
+        row, time, step_key = inputs
+        clean = estimate(x, row, time)
+        x = row.keep * x + row.clean * clean + row.previous * previous
+        if stochastic:
+            x = x + row.noise * jax.random.normal(step_key, shape)
+        return (x, clean), None
+
+    x = rows.sigma[0] * jax.random.normal(start, shape)
+    keys = jax.random.split(noise_key, len(steps.time))
+    (x, _), _ = jax.lax.scan(step, (x, jnp.zeros(shape)), (rows, times, keys))
+    return x

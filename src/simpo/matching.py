@@ -1,0 +1,236 @@
+"""Stage II: fit the generative model to signed weighted candidates.
+
+L(theta) = E_{s, a_i ~ pi_old, t, eps} [ mean_i w_i || f_theta(x_t) - target ||^2 ]
+
+(the paper's equation 7; mean weight one). Where E[w | x_t] > 0 the optimum is the
+velocity of the signed measure (equation 8); where it is negative the loss is a concave
+parabola, unbounded below, and repels. What bounds the repulsion is a choice:
+
+Unbounded             nothing: the paper's bandit effect
+ClippedError          min(error, limit), elementwise: no gradient beyond sqrt(limit)
+CappedNegativeMass    negative weights scaled until mean |min(w, 0)| <= limit, and
+                      positive ones with them, so that the mean weight stays one
+"""
+
+import abc
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from simpo.blocks import mean_over_blocks
+from simpo.generative import GenerativeModel
+from simpo.generative.base import Network
+from simpo.temperature import Temperature
+from simpo.types import Metrics, PyTree, SimpoError
+from simpo.weighting import Weighting, weight_metrics
+
+__all__ = [
+    "BOUNDS",
+    "Bounded",
+    "CappedNegativeMass",
+    "ClippedError",
+    "Improvement",
+    "RepulsionBound",
+    "Unbounded",
+    "matching_loss",
+    "policy_improvement",
+]
+
+
+EDGE = 0.999
+"""Candidates at least this close to the box's edge count as being on it."""
+
+
+class Bounded(NamedTuple):
+    """Weights and errors after a repulsion bound.
+
+    Attributes:
+        weights: [B, N].
+        error: [B, N, A].
+        clipped: Fraction of elements on which the bound acted, [].
+    """
+
+    weights: Array
+    error: Array
+    clipped: Array
+
+
+class RepulsionBound(abc.ABC):
+    """What keeps negative weights from pushing without end."""
+
+    @abc.abstractmethod
+    def __call__(self, weights: Array, error: Array) -> Bounded:
+        """Bound weights [B, N] or elementwise squared errors [B, N, A]."""
+
+
+@dataclass(frozen=True)
+class Unbounded(RepulsionBound):
+    """No bound."""
+
+    def __call__(self, weights: Array, error: Array) -> Bounded:
+        """Change nothing."""
+        return Bounded(weights, error, jnp.zeros(()))
+
+
+@dataclass(frozen=True)
+class ClippedError(RepulsionBound):
+    """min(error, limit), elementwise; the authors' port uses 5."""
+
+    limit: float = 5.0
+    """Largest squared error of one element."""
+    negative_only: bool = False
+    """Clip only where the weight is negative, so that attraction keeps its reach."""
+
+    def __post_init__(self) -> None:
+        """Reject a limit that would stop all learning.
+
+        Raises:
+            SimpoError: limit <= 0.
+        """
+        if self.limit <= 0:
+            raise SimpoError(f"the error limit must be positive, got {self.limit}")
+
+    def __call__(self, weights: Array, error: Array) -> Bounded:
+        """Clip errors; the gradient vanishes where clipped."""
+        clipped = error > self.limit
+        if self.negative_only:
+            clipped = clipped & (weights < 0)[..., None]
+        return Bounded(
+            weights, jnp.where(clipped, self.limit, error), clipped.mean(dtype=float)
+        )
+
+
+@dataclass(frozen=True)
+class CappedNegativeMass(RepulsionBound):
+    """Scale negative weights so that mean |min(w, 0)| <= limit for every state."""
+
+    limit: float = 0.5
+    """Largest negative mass; the positive mass is one more."""
+
+    def __post_init__(self) -> None:
+        """Reject a negative mass below zero.
+
+        Raises:
+            SimpoError: limit < 0.
+        """
+        if self.limit < 0:
+            raise SimpoError(f"the negative mass must be >= 0, got {self.limit}")
+
+    def __call__(self, weights: Array, error: Array) -> Bounded:
+        """Scale both parts of the measure; its total stays what it was."""
+        positive, negative = jnp.maximum(weights, 0), jnp.maximum(-weights, 0)
+        mass = negative.mean(-1, keepdims=True)
+        capped = mass > self.limit
+        gained = positive.mean(-1, keepdims=True)
+        shrink = jnp.where(capped, self.limit / jnp.where(capped, mass, 1.0), 1.0)
+        excess = jnp.where(capped, mass - self.limit, 0.0)
+        grow = 1.0 - excess / jnp.where(capped, gained, 1.0)
+        weights = grow * positive - shrink * negative
+        return Bounded(weights, error, (capped & (negative > 0)).mean(dtype=float))
+
+
+BOUNDS = (Unbounded, ClippedError, CappedNegativeMass)
+
+
+def matching_loss(
+    model: GenerativeModel,
+    net: Network,
+    key: Array,
+    candidates: Array,
+    weights: Array,
+    cond: Array,
+    bound: RepulsionBound,
+) -> tuple[Array, Metrics]:
+    """The reweighted matching loss, equation 7.
+
+    Args:
+        model: Path and prediction.
+        net: The network to fit.
+        key: Random key for times and noise.
+        candidates: Samples of the behaviour policy [B, N, A].
+        weights: Signed weights from Stage I [B, N], no gradient through them.
+        cond: Conditions [B, O].
+        bound: What bounds the repulsion.
+
+    Returns:
+        The loss [] and metrics: the unweighted error and the clipped fraction.
+    """
+    error = model.matching_error(net, key, candidates, cond)
+    bounded = bound(weights, error)
+    loss = jnp.mean(bounded.weights[..., None] * bounded.error)
+    metrics = {"matching_error": error.mean(), "clipped_fraction": bounded.clipped}
+    return loss, metrics
+
+
+class Improvement(NamedTuple):
+    """One step of the method.
+
+    Attributes:
+        grads: Gradient of the loss with respect to the network.
+        temperature_state: The temperature's next state.
+        metrics: Loss, weights, temperature, candidates; all [].
+    """
+
+    grads: PyTree
+    temperature_state: PyTree
+    metrics: Metrics
+
+
+def policy_improvement(
+    model: GenerativeModel,
+    weighting: Weighting,
+    temperature: Temperature,
+    bound: RepulsionBound,
+    *,
+    net: Network,
+    temperature_state: PyTree,
+    key: Array,
+    candidates: Array,
+    q: Array,
+    cond: Array,
+) -> Improvement:
+    """Both stages of the paper: weigh the candidates, match the model to them.
+
+    Args:
+        model: Generative model.
+        weighting: Stage I.
+        temperature: How lambda is chosen.
+        bound: What bounds the repulsion.
+        net: The network to improve.
+        temperature_state: State of the temperature.
+        key: Random key.
+        candidates: Actions of the behaviour policy [B, N, A].
+        q: Their values [B, N].
+        cond: Conditions [B, O].
+    """
+    weights, lam, temperature_state = temperature.weigh(temperature_state, weighting, q)
+    values = jax.lax.stop_gradient(weights.values)
+
+    def loss(
+        net: Network, key: Array, x: Array, w: Array, cond: Array
+    ) -> tuple[Array, Metrics]:
+        return matching_loss(model, net, key, x, w, cond, bound)
+
+    (value, metrics), grads = mean_over_blocks(
+        functools.partial(jax.value_and_grad(loss, has_aux=True), net),
+        key,
+        candidates,
+        values,
+        cond,
+        rows_per_state=q.shape[-1],
+    )
+    metrics |= weight_metrics(weights)
+    metrics |= {
+        "actor_loss": value,
+        "actor_grad_norm": optax.global_norm(grads),
+        "temperature": lam,
+        "q_std_candidates": q.std(axis=-1).mean(),
+        "candidate_spread": candidates.std(axis=1).mean(),
+        "edge_fraction": (jnp.abs(candidates) >= EDGE).mean(dtype=float),
+    }
+    return Improvement(grads, temperature_state, metrics)

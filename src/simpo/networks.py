@@ -1,0 +1,228 @@
+"""Networks: the denoiser of the policy and the ensemble of critics.
+
+Denoiser    f(x_t, t, s) = W .. act(W act(W_x x_t + W_t e(t) + W_s s + b))
+Critics     Q_k(s, a),  k = 1..K, one batched product for all K
+
+The denoiser's first layer is a sum of three products, so that in a denoising loop the
+state's part is computed once per state and the time's part once per step: `condition`
+and `embed_time` give the parts, `denoise` goes on from their sum.
+All layers take any number of leading axes. Every field that is not an array is static,
+so `jax.grad`, optax and tree averages apply to the modules as they are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simpo.blocks import map_blocks
+
+__all__ = ["ACTIVATIONS", "Activation", "Critics", "Denoiser", "Dense", "mish"]
+
+Activation = Literal["mish", "relu", "gelu", "silu", "tanh"]
+
+
+def mish(x: Array) -> Array:
+    """Mish, x tanh(log(1 + e^x)), as x n/(n+2) with n = e^x (e^x + 2).
+
+    One exponential instead of three transcendental functions; above 20 the quotient
+    is one in float32, so the exponent is capped there and cannot overflow.
+    """
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "mish": mish,
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+class Dense(eqx.Module):
+    """Affine map x W + b on the last axis; with `ensemble`, K maps of K inputs.
+
+    Attributes:
+        weight: [I, O] or [K, I, O].
+        bias: [O] or [K, 1, O].
+    """
+
+    weight: Array
+    bias: Array
+
+    @staticmethod
+    def init(
+        key: Array, inputs: int, outputs: int, *, ensemble: tuple[int, ...] = ()
+    ) -> "Dense":
+        """LeCun-uniform weights (variance 1/inputs), zero bias."""
+        bound = math.sqrt(3.0 / max(inputs, 1))
+        shape = (*ensemble, inputs, outputs)
+        weight = jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+        bias_shape = (*ensemble, 1, outputs) if ensemble else (outputs,)
+        return Dense(weight, jnp.zeros(bias_shape))
+
+    def __call__(self, x: Array) -> Array:
+        """Shapes [..., I] -> [..., O], or [K, B, I] -> [K, B, O]."""
+        return x @ self.weight + self.bias
+
+
+class Trunk(eqx.Module):
+    """Hidden layers after the first, and a linear head."""
+
+    hidden: tuple[Dense, ...]
+    head: Dense
+    activation: Activation = eqx.field(static=True)
+
+    @staticmethod
+    def init(
+        key: Array,
+        outputs: int,
+        *,
+        width: int,
+        depth: int,
+        activation: Activation,
+        ensemble: tuple[int, ...] = (),
+    ) -> "Trunk":
+        """`depth` counts all hidden layers, the first (outside) included."""
+        keys = jax.random.split(key, depth)
+        hidden = tuple(Dense.init(k, width, width, ensemble=ensemble) for k in keys[1:])
+        head = Dense.init(keys[0], width, outputs, ensemble=ensemble)
+        return Trunk(hidden, head, activation)
+
+    def __call__(self, pre: Array) -> Array:
+        """From the first layer's pre-activation [..., H] to the output [..., D]."""
+        act = ACTIVATIONS[self.activation]
+        h = act(pre)
+        for layer in self.hidden:
+            h = act(layer(h))
+        return self.head(h)
+
+
+class Denoiser(eqx.Module):
+    """Conditional denoiser f(x_t, t, s) of a diffusion or flow policy.
+
+    Times are embedded by sines and cosines of `frequencies` angular rates, spaced
+    geometrically from pi/2 to pi `max_frequency`, then one hidden layer.
+    """
+
+    of_sample: Dense
+    of_state: Array
+    of_time: Dense
+    time_hidden: Dense
+    trunk: Trunk
+    frequencies: int = eqx.field(static=True)
+    max_frequency: float = eqx.field(static=True)
+
+    @staticmethod
+    def init(
+        key: Array,
+        dim: int,
+        cond_dim: int,
+        *,
+        width: int = 256,
+        depth: int = 3,
+        activation: Activation = "mish",
+        frequencies: int = 16,
+        max_frequency: float = 32.0,
+    ) -> "Denoiser":
+        """A denoiser of samples [..., dim] given conditions [..., cond_dim]."""
+        k_first, k_time, k_trunk = jax.random.split(key, 3)
+        embedding = 2 * frequencies
+        # One fan-in for the three parts: together they are one layer's input.
+        first = Dense.init(k_first, dim + cond_dim + embedding, width)
+        of_x, of_s, of_t = jnp.split(first.weight, [dim, dim + cond_dim])
+        return Denoiser(
+            of_sample=Dense(of_x, first.bias),
+            of_state=of_s,
+            of_time=Dense(of_t, jnp.zeros(width)),
+            time_hidden=Dense.init(k_time, embedding, embedding),
+            trunk=Trunk.init(
+                k_trunk, dim, width=width, depth=depth, activation=activation
+            ),
+            frequencies=frequencies,
+            max_frequency=max_frequency,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Dimension of a sample."""
+        return self.trunk.head.bias.shape[-1]
+
+    def condition(self, cond: Array) -> Array:
+        """The state's part of the first layer: [..., O] -> [..., H]."""
+        return cond @ self.of_state
+
+    def embed_time(self, t: Array) -> Array:
+        """The time's part of the first layer: times [...] in [0, 1] -> [..., H]."""
+        rates = jnp.geomspace(0.5, self.max_frequency, self.frequencies)
+        angles = jnp.pi * t[..., None] * rates
+        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        act = ACTIVATIONS[self.trunk.activation]
+        return self.of_time(act(self.time_hidden(waves)))
+
+    def denoise(self, x: Array, context: Array) -> Array:
+        """Prediction [..., D] at x [..., D], `context` = condition + time part."""
+        return self.trunk(self.of_sample(x) + context)
+
+    def __call__(self, x: Array, t: Array, cond: Array) -> Array:
+        """Prediction [..., D] at samples x [..., D], times t [...], cond [..., O]."""
+        return self.denoise(x, self.condition(cond) + self.embed_time(t))
+
+
+class Critics(eqx.Module):
+    """K independent action-value functions Q_k(s, a)."""
+
+    of_state: Dense
+    of_action: Array
+    trunk: Trunk
+
+    @staticmethod
+    def init(
+        key: Array,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        critics: int = 2,
+        width: int = 256,
+        depth: int = 3,
+        activation: Activation = "mish",
+    ) -> "Critics":
+        """An ensemble of `critics` networks with `depth` hidden layers each."""
+        k_first, k_trunk = jax.random.split(key)
+        first = Dense.init(k_first, obs_dim + action_dim, width, ensemble=(critics,))
+        trunk = Trunk.init(
+            k_trunk,
+            1,
+            width=width,
+            depth=depth,
+            activation=activation,
+            ensemble=(critics,),
+        )
+        of_state = Dense(first.weight[:, :obs_dim], first.bias)
+        return Critics(of_state, first.weight[:, obs_dim:], trunk)
+
+    def __call__(self, obs: Array, action: Array) -> Array:
+        """Values [K, B] of obs [B, O] and action [B, A]."""
+        pre = self.of_state(obs[None]) + action[None] @ self.of_action
+        return self.trunk(pre)[..., 0]
+
+    def candidates(self, obs: Array, actions: Array) -> Array:
+        """Values [K, B, N] of N actions per state: obs [B, O], actions [B, N, A]."""
+
+        def values(_: Array, obs: Array, actions: Array) -> Array:
+            b, n, a = actions.shape
+            action = actions.reshape(1, b * n, a) @ self.of_action
+            pre = self.of_state(obs[None])[:, :, None] + action.reshape(-1, b, n, width)
+            q = self.trunk(pre.reshape(-1, b * n, width))[..., 0]
+            return q.reshape(-1, b, n).swapaxes(0, 1)
+
+        width, n = self.of_action.shape[-1], actions.shape[1]
+        unused = jax.random.key(0)
+        return map_blocks(values, unused, obs, actions, rows_per_state=n).swapaxes(0, 1)

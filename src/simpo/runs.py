@@ -1,0 +1,178 @@
+"""Run directories: what a run writes, and where.
+
+runs/<env>/<agent>/<stamp>-s<seed>/
+  config.json command.txt env.json status.json     what was run, with which versions
+  progress.csv timing.csv evaluations.csv tb/      what came out
+  candidates.csv plots/ policy/                    final weights, pictures, result
+"""
+
+import csv
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from simpo.agents import Agent
+from simpo.checkpoint import write_json
+from simpo.config import to_json
+from simpo.evaluation import EpisodeRow
+from simpo.loggers import CsvLogger, MultiLogger, ProgressBar, TensorBoardLogger
+from simpo.plotting import plot_run
+from simpo.trainer import Run, Trainer
+from simpo.types import SimpoError
+
+__all__ = ["Finished", "start_run", "train"]
+
+PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
+EXPLAINED_STATES = 16
+"""States whose candidates are drawn in the picture of weights against values."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run."""
+
+    directory: Path
+    """The run directory."""
+    rows: list[EpisodeRow]
+    """The last evaluation, a row per episode."""
+    seconds: float
+    """Wall time of the whole run, compilation included."""
+
+    @property
+    def policy(self) -> Path:
+        """The policy folder, for `simpo.load`."""
+        return self.directory / "policy"
+
+    def returns(self, sampler: str = "single") -> np.ndarray:
+        """Returns of the last evaluation's episodes under one sampler."""
+        return np.array([r.return_ for r in self.rows if r.sampler == sampler])
+
+    def summary(self) -> str:
+        """What to look at and what to type next."""
+        samplers = dict.fromkeys(r.sampler for r in self.rows)
+        scores = "\n".join(
+            f"return   {self.returns(s).mean():,.0f} ± {self.returns(s).std():,.0f} "
+            f"({s}, mean ± std of {len(self.returns(s))} episodes)"
+            for s in samplers
+        )
+        return (
+            f"{scores}\n"
+            f"run      {self.directory}\n"
+            f"plot     {self.directory / 'plots' / 'overview.png'}\n"
+            f"policy   {self.policy}\n"
+            f"took     {self.seconds:.0f} s\n"
+            f"next     simpo eval {self.directory}"
+        )
+
+
+def make_directory(out: Path, run: Run) -> Path:
+    """A new run directory, named after the task, the agent, the time and the seed."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-s{run.seed}"
+    parent = out / run.env.replace("/", "_") / type(run.agent).__name__
+    for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+        directory = parent / (name + suffix)
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise SimpoError(f"cannot make {directory}: {error.strerror}") from error
+        return directory
+    raise SimpoError(f"too many runs in {parent} in one second")
+
+
+def describe_machine() -> dict[str, object]:
+    """Versions and devices that a result depends on."""
+    versions = {}
+    for package in PACKAGES:
+        versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [str(d) for d in jax.devices()],
+        "packages": versions,
+    }
+
+
+def write_candidates(path: Path, trainer: Trainer) -> None:
+    """Values and weights of candidates in some states of the buffer, as a table."""
+    agent: Agent = trainer.run.agent
+    rng = np.random.default_rng(trainer.run.seed)
+    obs = trainer.buffer.sample(rng, 1, EXPLAINED_STATES).obs[0]
+    explained = agent.explain(trainer.state, obs, trainer.act_key)
+    if explained is None:
+        return
+    q, weights = (np.asarray(x) for x in explained)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["state", "candidate", "q", "weight"])
+        for state, candidate in np.ndindex(q.shape):
+            at = state, candidate
+            table.writerow([state, candidate, float(q[at]), float(weights[at])])
+
+
+def start_run(run: Run, out: Path, *, command: Sequence[str] = ()) -> Finished:
+    """Train in a new run directory.
+
+    Args:
+        run: What to train.
+        out: Parent of run directories.
+        command: The command, for the record.
+
+    Raises:
+        SimpoError: The run is impossible, or failed; what was logged stays.
+    """
+    run.check()
+    started = time.perf_counter()
+    directory = make_directory(out, run)
+    status = directory / "status.json"
+    bar = ProgressBar(run.steps)
+    logger = MultiLogger(CsvLogger(directory), TensorBoardLogger(directory / "tb"), bar)
+    trainer = None
+    try:
+        trainer = Trainer(run, directory, logger, bar.phase)
+        write_json(directory / "config.json", to_json(run))
+        write_json(directory / "env.json", describe_machine())
+        (directory / "command.txt").write_text(" ".join(command) + "\n")
+        write_json(status, {"state": "running", "step": 0})
+        rows = trainer.train()
+        write_candidates(directory / "candidates.csv", trainer)
+    except BaseException as error:
+        step = trainer.step if trainer else 0
+        reason = str(error) or type(error).__name__
+        write_json(status, {"state": "failed", "step": step, "reason": reason})
+        raise
+    finally:
+        logger.close()
+    write_json(status, {"state": "done", "step": trainer.step})
+    plot_run(directory)
+    return Finished(directory, rows, time.perf_counter() - started)
+
+
+def train(
+    agent: Agent, env: str, *, out: str | Path = "runs", **settings: object
+) -> Finished:
+    """Train an agent on a task.
+
+    Args:
+        agent: The agent with its hyper-parameters.
+        env: Gymnasium id.
+        out: Parent of run directories.
+        **settings: Further fields of `Run`: steps, seed, num_envs, ...
+
+    Returns:
+        The run directory, the last evaluation, the policy folder.
+
+    Raises:
+        SimpoError: Impossible settings, or a failed run.
+    """
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return start_run(Run(env=env, agent=agent, **settings), Path(out), command=command)  # pyright: ignore[reportArgumentType]

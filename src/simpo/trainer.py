@@ -1,0 +1,262 @@
+"""The training loop, the only one.
+
+collect    E environments act, every transition goes to the replay buffer
+update     G batches are sampled and G updates run in one dispatch
+report     a row per `log_every` steps; evaluations every `eval_every`
+
+The host owns the environments and the buffer and nothing else. Batches go to the device
+once per dispatch and metrics come back once per report. All randomness is derived from
+the run's seed, a stream per purpose, so an evaluation more or less changes nothing.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from simpo import envs
+from simpo.agents import Agent, compile_act, compile_updates
+from simpo.checkpoint import save_policy
+from simpo.evaluation import EpisodeRow, evaluate
+from simpo.loggers import Logger
+from simpo.replay import ReplayBuffer
+from simpo.types import SimpoError, Transition
+
+__all__ = ["Run", "RunFailed", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a task, an agent, and how data and updates alternate."""
+
+    env: str
+    """Task, any Gymnasium id with Box observations and a bounded Box of actions."""
+    agent: Agent
+    """The agent with its hyper-parameters."""
+    steps: int = 1_000_000
+    """Environment steps in all, over all environments, warm-up included."""
+    seed: int = 0
+    """Seed of everything."""
+    num_envs: int = 5
+    """E, environments stepped side by side."""
+    backend: Literal["gymnasium", "envpool"] = "gymnasium"
+    """What steps the environments; envpool is an extra."""
+    warmup_steps: int = 5_000
+    """Steps of uniformly random actions before the first update."""
+    updates_per_step: float = 0.2
+    """Gradient updates per environment step."""
+    updates_per_dispatch: int = 1
+    """G, updates that run in one compiled call, on data of the steps before it."""
+    buffer_size: int = 1_000_000
+    """Transitions kept."""
+    log_every: int = 1_000
+    """Steps between rows of progress.csv."""
+    eval_every: int = 50_000
+    """Steps between evaluations; there is always one at the start and at the end."""
+    eval_episodes: int = 20
+    """Episodes per evaluation and sampler."""
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """Precision of matrix products on accelerators; CPUs always use float32."""
+
+    def check(self) -> None:
+        """Reject runs that cannot make one update.
+
+        Raises:
+            SimpoError: A count below one, or too few steps.
+        """
+        counts = ("steps", "num_envs", "updates_per_dispatch", "log_every")
+        for name in (*counts, "eval_every", "eval_episodes", "buffer_size"):
+            if getattr(self, name) < 1:
+                raise SimpoError(f"{name} must be at least 1")
+        if self.updates_per_step <= 0:
+            raise SimpoError("updates_per_step must be positive")
+        if self.warmup_steps < 0:
+            raise SimpoError("warmup_steps must not be negative")
+        needed = self.warmup_steps + self.updates_per_dispatch / self.updates_per_step
+        if self.steps < needed:
+            raise SimpoError(
+                f"{self.steps} steps are fewer than the {needed:.0f} that the first "
+                "update needs; raise steps or lower warmup_steps"
+            )
+
+
+class RunFailed(SimpoError):
+    """A run stopped on numbers that are not finite; the evidence is in a file."""
+
+    exit_code = 1
+
+
+class Trainer:
+    """A run under way: the host's side of the loop and the agent's state.
+
+    Args:
+        run: What to train.
+        directory: The run directory; it exists.
+        logger: Where metrics and episodes go.
+        phase: Told what is going on, for the progress bar.
+
+    Raises:
+        SimpoError: The run or the task is impossible.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        directory: Path,
+        logger: Logger,
+        phase: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        run.check()
+        self.run, self.directory, self.logger = run, directory, logger
+        self.phase = phase
+        env_seed, warmup, replay, agent, self.eval_seed = (
+            int(s) for s in np.random.SeedSequence(run.seed).generate_state(5)
+        )
+        self.env = envs.make(run.env, run.num_envs, seed=env_seed, backend=run.backend)
+        self.buffer = ReplayBuffer(min(run.buffer_size, run.steps), self.env.spec)
+        self.warmup_rng = np.random.default_rng(warmup)
+        self.replay_rng = np.random.default_rng(replay)
+        init_key, self.act_key = jax.random.split(jax.random.key(agent))
+        self.state = jax.jit(run.agent.init, static_argnums=1)(init_key, self.env.spec)
+        self.act = compile_act(run.agent, run.agent.collecting)
+        self.apply_updates = compile_updates(run.agent)
+        self.obs = self.env.reset()
+        self.step = self.vector_step = self.updates = 0
+        self.episodes: deque = deque(maxlen=100)
+        self.unread: list[tuple[Any, Transition]] = []
+        self.metrics: list[dict[str, np.ndarray]] = []
+        self.started = self.reported = time.perf_counter()
+        self.reported_at = (0, 0)
+
+    def train(self) -> list[EpisodeRow]:
+        """Run to the end; returns the rows of the last evaluation.
+
+        Raises:
+            RunFailed: An environment or a loss gave numbers that are not finite.
+        """
+        run = self.run
+        rows = self.evaluate()
+        next_log, next_eval = run.log_every, run.eval_every
+        with jax.default_matmul_precision(run.precision):
+            while self.step < run.steps:
+                self.collect()
+                if self.updates_due() >= run.updates_per_dispatch:
+                    self.update()
+                if self.step >= next_log or self.step >= run.steps:
+                    self.report()
+                    next_log += run.log_every
+                if self.step >= next_eval and self.step < run.steps:
+                    self.evaluate()
+                    next_eval += run.eval_every
+            rows = self.evaluate()
+        self.env.close()
+        return rows
+
+    def updates_due(self) -> int:
+        """Updates that the data so far pays for and that have not been made."""
+        paid = (self.step - self.run.warmup_steps) * self.run.updates_per_step
+        return int(paid + 1e-9) - self.updates
+
+    def collect(self) -> None:
+        """One step in every environment."""
+        if self.step < self.run.warmup_steps:
+            action = self.env.random_actions(self.warmup_rng)
+        else:
+            policy = self.run.agent.policy(self.state)
+            action = np.asarray(
+                self.act(policy, self.obs, self.act_key, self.vector_step)
+            )
+        try:
+            stepped = self.env.step(action)
+        except envs.NonFiniteTransition as error:
+            path = self.save_evidence("bad_transition", error.transition)
+            raise RunFailed(f"{error}; saved in {path}") from error
+        self.buffer.add(stepped.transition)
+        self.obs = stepped.obs
+        self.episodes.extend(stepped.episodes)
+        self.vector_step += 1
+        self.step += int(stepped.valid.sum())
+
+    def update(self) -> None:
+        """G updates in one dispatch; the result is read at the next one or later."""
+        run = self.run
+        batches = self.buffer.sample(
+            self.replay_rng, run.updates_per_dispatch, run.agent.batch_size
+        )
+        self.state, metrics = self.apply_updates(self.state, batches)
+        self.updates += run.updates_per_dispatch
+        self.unread.append((metrics, batches))
+        self.read_metrics(keep=1)
+
+    def read_metrics(self, keep: int) -> None:
+        """Fetch metrics of all but the last `keep` dispatches, which may still run."""
+        while len(self.unread) > keep:
+            metrics, batches = self.unread.pop(0)
+            host = {k: np.asarray(v) for k, v in metrics.items()}
+            for name, values in host.items():
+                if name.endswith("_loss") and not np.isfinite(values).all():
+                    path = self.save_evidence("bad_batch", batches)
+                    raise RunFailed(
+                        f"{name} is not finite at update {self.updates}; the batch is "
+                        f"saved in {path}"
+                    )
+            self.metrics.append(host)
+
+    def save_evidence(self, name: str, transition: Transition) -> Path:
+        """Write the transitions that broke the run."""
+        path = self.directory / f"{name}.npz"
+        np.savez(path, **transition._asdict())
+        return path
+
+    def report(self) -> None:
+        """Log means since the last report."""
+        self.read_metrics(keep=0)
+        now = time.perf_counter()
+        elapsed = max(now - self.reported, 1e-9)
+        steps, updates = self.reported_at
+        row: dict[str, float] = {"updates": self.updates}
+        if self.episodes:
+            returns = [e.return_ for e in self.episodes]
+            lengths = [e.length for e in self.episodes]
+            row["rollout/ep_rew_mean"] = float(np.mean(returns))
+            row["rollout/ep_len_mean"] = float(np.mean(lengths))
+        for name in self.metrics[0] if self.metrics else ():
+            values = np.concatenate([m[name] for m in self.metrics])
+            row[f"train/{name}"] = float(values.mean(dtype=np.float64))
+        row["time/elapsed"] = now - self.started
+        row["time/fps"] = (self.step - steps) / elapsed
+        row["time/updates_per_second"] = (self.updates - updates) / elapsed
+        self.logger.log(self.step, row)
+        self.metrics = []
+        self.reported, self.reported_at = now, (self.step, self.updates)
+
+    def evaluate(self) -> list[EpisodeRow]:
+        """Play evaluation episodes in every mode and save the policy."""
+        agent, policy = self.run.agent, self.run.agent.policy(self.state)
+        rows: list[EpisodeRow] = []
+        for mode in agent.evaluating:
+            self.phase("evaluating")
+            rows += evaluate(
+                agent,
+                policy,
+                self.run.env,
+                mode,
+                episodes=self.run.eval_episodes,
+                seed=self.eval_seed,
+            )
+        self.phase("training")
+        self.logger.log_episodes(self.step, [r._asdict() for r in rows])
+        save_policy(
+            self.directory / "policy",
+            agent,
+            self.env.spec,
+            policy,
+            env=self.run.env,
+            step=self.step,
+        )
+        return rows
