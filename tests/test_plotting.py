@@ -493,6 +493,14 @@ def test_a_logarithmic_axis_needs_values_that_span_one(run, monkeypatch):
     assert shown["Critic loss"].get_yscale() == "linear"
 
 
+def test_rounding_errors_are_not_blown_up(run, monkeypatch):
+    used = 1.5 + 1e-8 * np.arange(60)
+    solved = run.progress | {"train/weight_kl": used}
+    shown = panels_of(replace(run, progress=solved), monkeypatch)
+    low, high = shown["Divergence from uniform"].get_ylim()
+    np.testing.assert_allclose([low, high], [1.4625, 1.5375], atol=1e-3)
+
+
 # Files
 
 

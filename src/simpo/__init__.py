@@ -53,7 +53,28 @@ NAMES = {
 }
 """Public names by module."""
 
-__all__ = ["__version__", *(name for names in NAMES.values() for name in names)]
+__all__ = [
+    "Advantage",
+    "Custom",
+    "Diffusion",
+    "DualAscent",
+    "Exponential",
+    "Fixed",
+    "Flow",
+    "InverseGap",
+    "Linear",
+    "Power",
+    "SiMPO",
+    "SignedSoftmax",
+    "SimpoError",
+    "Solved",
+    "Square",
+    "__version__",
+    "evaluate",
+    "load",
+    "make",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -73,19 +73,23 @@ def port_with(nats: float) -> SiMPO:
 
 LAPTOP = SiMPO(
     weighting=Linear(floor=-0.2),
-    temperature=Solved(target=EntropyTarget(nats=1.0)),
+    temperature=Solved(target=EntropyTarget(nats=0.5)),
     model=Flow(denoising_steps=5),
-    candidates=16,
+    candidates=8,
+    candidate_noise=0.3,
     behaviour_interval=100,
-    acting_noise=0.1,
     batch_size=128,
+    tau=0.01,
+    reward_scale=0.1,
     actor_lr=1e-3,
     actor_lr_updates=0,
     critic_lr=1e-3,
     width=128,
     depth=2,
+    activation="relu",
     critic_width=128,
     critic_depth=2,
+    critic_activation="relu",
 )
 
 PRESETS: dict[str, Preset] = {
@@ -94,13 +98,13 @@ PRESETS: dict[str, Preset] = {
         run=Run(
             env=DEFAULT_ENV,
             agent=LAPTOP,
-            steps=20_000,
+            steps=36_000,
             num_envs=4,
             warmup_steps=1_000,
-            updates_per_step=0.5,
+            updates_per_step=0.25,
             updates_per_dispatch=16,
             log_every=500,
-            eval_every=5_000,
+            eval_every=6_000,
         ),
     ),
     "paper": Preset(

@@ -24,7 +24,6 @@ from simpo.checkpoint import write_json
 from simpo.config import to_json
 from simpo.evaluation import EpisodeRow
 from simpo.loggers import CsvLogger, MultiLogger, ProgressBar, TensorBoardLogger
-from simpo.plotting import plot_run
 from simpo.trainer import Run, Trainer
 from simpo.types import SimpoError
 
@@ -153,6 +152,8 @@ def start_run(run: Run, out: Path, *, command: Sequence[str] = ()) -> Finished:
     finally:
         logger.close()
     write_json(status, {"state": "done", "step": trainer.step})
+    from simpo.plotting import plot_run  # matplotlib takes a second to load
+
     plot_run(directory)
     return Finished(directory, rows, time.perf_counter() - started)
 

@@ -89,7 +89,7 @@ def descend(
 ) -> tuple[M, PyTree]:
     """One step of an optimiser: new parameters and its new state."""
     change, opt = optimiser.update(grads, opt, cast("Any", params))
-    return optax.apply_updates(cast("Any", params), change), opt
+    return cast("M", optax.apply_updates(cast("Any", params), change)), opt
 
 
 def compile_updates(agent: Agent) -> Callable[[Any, Transition], tuple[Any, Metrics]]:

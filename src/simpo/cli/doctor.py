@@ -253,7 +253,7 @@ def show(report: dict[str, list[Check]]) -> None:
 
 def main(argv: list[str]) -> int:
     """Check and report; returns 1 if something that training needs is not right."""
-    options = read_options(DoctorOptions, argv, prog="simpo doctor")
+    options = read_options(DoctorOptions(), argv, prog="simpo doctor")
     report = {section: check() for section, check in SECTIONS.items()}
     failed = [c.name for checks in report.values() for c in checks if c.ok is False]
     if options.json:

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from simpo.agents import Mode
 from simpo.checkpoint import load
-from simpo.cli.arguments import read_arguments
+from simpo.cli.options import read_options
 from simpo.evaluation import EpisodeRow, evaluate
+from simpo.plotting import mean_interval
 from simpo.types import SimpoError
 
 __all__ = ["main"]
@@ -38,11 +39,6 @@ class EvalArguments:
     """Where to write a row per episode."""
 
 
-def interval(returns: np.ndarray) -> float:
-    """Half width of the 95 % interval of the mean (normal, over episodes)."""
-    return float(1.96 * returns.std(ddof=1) / np.sqrt(len(returns)))
-
-
 def show(rows: list[EpisodeRow], env: str) -> None:
     """Print a row per sampler."""
     table = Table(title=f"{env}: returns per episode")
@@ -50,12 +46,12 @@ def show(rows: list[EpisodeRow], env: str) -> None:
         table.add_column(column, justify="left" if column == "sampler" else "right")
     for sampler in dict.fromkeys(r.sampler for r in rows):
         returns = np.array([r.return_ for r in rows if r.sampler == sampler])
-        half = interval(returns) if len(returns) > 1 else float("nan")
+        mean, _, high = mean_interval(returns)
         quantiles = np.quantile(returns, [0.5, 0.0, 1.0])
         table.add_row(
             sampler,
             str(len(returns)),
-            f"{returns.mean():,.1f} ± {half:,.1f}",
+            f"{mean:,.1f} ± {high - mean:,.1f}",
             *(f"{q:,.1f}" for q in quantiles),
         )
     Console().print(table)
@@ -65,7 +61,7 @@ def main(argv: list[str]) -> int:
     """Evaluate and print."""
     if not argv:
         raise SimpoError("which run? simpo eval RUN")
-    arguments = read_arguments(
+    arguments = read_options(
         EvalArguments(),
         argv,
         prog="simpo eval",

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     Raises:
         SimpoError: No run was named, or one of them cannot be read.
     """
-    options = read_options(PlotOptions, argv, prog="simpo plot")
+    options = read_options(PlotOptions(), argv, prog="simpo plot")
     if not options.runs:
         raise SimpoError("which run? simpo plot RUN")
     from simpo.plotting import learning_curve, plot_run, read_run

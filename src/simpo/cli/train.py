@@ -1,13 +1,15 @@
 """`simpo train [ENV] [options]`: train, evaluate, save, draw."""
 
-import sys
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import jax
 import tyro
 
 from simpo.agents import SiMPO
-from simpo.cli.arguments import read_arguments
+from simpo.cli.arguments import union_registry
+from simpo.cli.options import read_options
 from simpo.presets import PRESETS, find
 from simpo.runs import start_run
 from simpo.trainer import Run
@@ -40,19 +42,29 @@ def option(argv: list[str], name: str) -> str | None:
     return None
 
 
+def keep_compiled() -> None:
+    """Let JAX keep what it compiles on disk, unless the user has said where."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = os.environ.get("SIMPO_HOME", Path.home() / ".cache" / "simpo")
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 def main(argv: list[str]) -> int:
     """Train; print where the results are and what to type next."""
     preset = option(argv, "--preset") or "laptop"
     env = argv[0] if argv and not argv[0].startswith("-") else None
     run = find(preset, env)
     values = {f.name: getattr(run, f.name) for f in fields(Run)}
-    arguments = read_arguments(
+    arguments = read_options(
         TrainArguments(**values, preset=preset),
         argv,
         prog="simpo train",
         description=f"Train an agent. Presets: {', '.join(PRESETS)}.",
+        registry=union_registry(),
     )
     run = Run(**{f.name: getattr(arguments, f.name) for f in fields(Run)})
+    keep_compiled()
     finished = start_run(run, arguments.out, command=["simpo", "train", *argv])
-    print(finished.summary(), file=sys.stdout)
+    print(finished.summary())
     return 0

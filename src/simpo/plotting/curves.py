@@ -22,6 +22,7 @@ __all__ = ["Interval", "draw_run", "learning_curve", "mean_interval"]
 
 SIZE = (7.0, 4.4)
 COLUMNS = 3
+TICKS = 7
 TOLD = 3
 """Settings named in a legend; groups that differ in more go by a directory."""
 
@@ -98,7 +99,7 @@ def finish_curve(axes: Axes, ylabel: str) -> None:
     """Labels, ticks and legend of a learning curve."""
     axes.set_xlabel("Environment steps")
     axes.set_ylabel(ylabel)
-    label_steps(axes)
+    label_steps(axes, TICKS)
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda y, _: f"{y:,.6g}".replace("-", MINUS))
     )

@@ -1,6 +1,6 @@
 """What training logged, as small multiples over environment steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from simpo.types import SimpoError
 __all__ = ["diagnostics"]
 
 COLUMNS = 4
+TICKS = 4
+SMALLEST_SPAN = 0.05
+"""Least height of a linear axis, relative to what it shows."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,12 @@ def draw_panel(
     if limit is not None:
         label = f"{panel.limit_label}{limit:g}"
         axes.axhline(limit, color=GREY, linestyle=DASHED, linewidth=1.2, label=label)
-    if panel.log:
-        scale_log(axes, np.concatenate([logged[name] for name in shown]))
+    if not panel.log or not scale_log(axes, [logged[name] for name in shown]):
+        scale_linear(axes)
     named = any(shown.values())
     axes.set_title(panel.title, pad=21 if named else 6)
     axes.set_ylabel(panel.unit)
-    label_steps(axes)
+    label_steps(axes, TICKS)
     if named:
         axes.legend(
             loc="lower left",
@@ -156,13 +159,23 @@ def draw_panel(
         )
 
 
-def scale_log(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis with plain numbers, where values span enough for one."""
-    low, high = np.nanmin(values), np.nanmax(values)
+def scale_linear(axes: Axes) -> None:
+    """A linear axis that does not blow up rounding errors."""
+    low, high = axes.get_ylim()
+    lacking = SMALLEST_SPAN * max(abs(low), abs(high)) - (high - low)
+    if lacking > 0:
+        axes.set_ylim(low - lacking / 2, high + lacking / 2)
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def scale_log(axes: Axes, curves: Sequence[np.ndarray]) -> bool:
+    """A logarithmic axis with plain numbers, if values span enough for one."""
+    low, high = np.nanmin(curves), np.nanmax(curves)
     if not 0 < 4 * low < high < np.inf:
-        return
+        return False
     between = (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=between))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: thousands(y)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    return True

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from simpo.loggers import thousands
 
@@ -76,9 +76,10 @@ def grid(figure: Figure, count: int, columns: int) -> list[Axes]:
     return list(axes[:count])
 
 
-def label_steps(axes: Axes) -> None:
-    """Steps on the x axis, from 0, as `20k`."""
+def label_steps(axes: Axes, ticks: int) -> None:
+    """Steps on the x axis, from 0, as `20k`, with at most so many ticks."""
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x)))
 
 
