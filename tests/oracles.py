@@ -50,7 +50,9 @@ class Mixture:
         """E[a | x_t = x] and E[eps | x_t = x]: [...] -> [...], [...]."""
         residual, variance, part = self.marginal(x, alpha, sigma)
         share = part / part.sum(-1, keepdims=True)
-        alpha, sigma = (namespace(x).asarray(level)[..., None] for level in (alpha, sigma))
+        alpha, sigma = (
+            namespace(x).asarray(level)[..., None] for level in (alpha, sigma)
+        )
         gain = np.asarray(self.stds) ** 2 * alpha / variance
         clean = share * (np.asarray(self.means) + gain * residual)
         return clean.sum(-1), (share * sigma * residual / variance).sum(-1)
@@ -63,7 +65,9 @@ class Mixture:
     def cdf(self, x: np.ndarray, alpha: float = 1.0, sigma: float = 0.0) -> np.ndarray:
         """Signed distribution function of x_t."""
         scale = np.sqrt(alpha**2 * np.square(self.stds) + sigma**2)
-        z = (np.asarray(x, np.float64)[..., None] - alpha * np.asarray(self.means)) / scale
+        z = (
+            np.asarray(x, np.float64)[..., None] - alpha * np.asarray(self.means)
+        ) / scale
         return (special.ndtr(z) * np.asarray(self.weights)).sum(-1)
 
     def transport(self, x: np.ndarray, alpha: float, sigma: float) -> np.ndarray:

@@ -25,6 +25,7 @@ from simpo.types import EnvSpec, PyTree, SimpoError
 __all__ = ["SavedPolicy", "load", "read_json", "save_policy", "write_json"]
 
 CONFIG, MODEL = "config.json", "model.safetensors"
+FORMAT = 1
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -45,10 +46,10 @@ def read_json(path: Path) -> Any:
         SimpoError: The file is missing or damaged.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SimpoError(f"no file {path}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SimpoError(f"{path} is damaged: {error}") from error
     if not isinstance(data, dict):
         raise SimpoError(f"{path} is damaged: not a JSON object")
@@ -70,10 +71,11 @@ def unflatten(template: PyTree, arrays: dict[str, np.ndarray], where: Path) -> P
         odd = sorted(set(names) ^ set(arrays))[0]
         raise SimpoError(f"{where} does not fit its {CONFIG}: tensor '{odd}'")
     for name, (_, leaf) in zip(names, paths, strict=True):
-        if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
+        found, expected = ((*x.shape, str(x.dtype)) for x in (arrays[name], leaf))
+        if found != expected:
             raise SimpoError(
-                f"{where} does not fit its {CONFIG}: tensor '{name}' has shape "
-                f"{arrays[name].shape}, expected {leaf.shape}"
+                f"{where} does not fit its {CONFIG}: tensor '{name}' is {found}, "
+                f"expected {expected}"
             )
     return jax.tree.unflatten(structure, [jnp.asarray(arrays[n]) for n in names])
 
@@ -97,7 +99,7 @@ def save_policy(
     save_file(flatten(policy), aside / MODEL)
     with (aside / MODEL).open("rb") as file:
         os.fsync(file.fileno())
-    config = {"format": 1, "env": env, "step": step, "spec": spec._asdict()}
+    config = {"format": FORMAT, "env": env, "step": step, "spec": spec._asdict()}
     write_json(aside / CONFIG, config | {"agent": to_json(agent)})
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -168,6 +170,29 @@ class SavedPolicy:
         return np.asarray(action).reshape(*obs.shape[:-1], -1), None
 
 
+def read_config(path: Path) -> tuple[Agent, EnvSpec, str, int]:
+    """Agent, dimensions, task and step of a policy folder's `config.json`."""
+    match config := read_json(path):
+        case {"format": int(number)} if number > FORMAT:
+            raise SimpoError(f"{path} has format {number}: it needs a newer simpo")
+        case {
+            "agent": dict(agent),
+            "spec": {"obs_dim": int(obs_dim), "action_dim": int(action_dim)},
+            "env": str(env),
+            "step": int(step),
+        } if min(obs_dim, action_dim) > 0:
+            spec = EnvSpec(obs_dim, action_dim)
+        case _:
+            found = ", ".join(map(repr, config))
+            raise SimpoError(
+                f"{path} is damaged: it needs agent, spec, env and step, not {found}"
+            )
+    try:
+        return from_json(agent, Agent), spec, env, step
+    except SimpoError as error:
+        raise SimpoError(f"{path} is damaged: {error}") from error
+
+
 def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
     """Load a policy folder, or the policy of a run directory.
 
@@ -179,17 +204,15 @@ def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
         SimpoError: Not a policy, or a damaged one.
     """
     folder = Path(path)
-    if (folder / "policy" / CONFIG).exists():
+    if (folder / "policy").is_dir():
         folder = folder / "policy"
-    if not (folder / MODEL).exists() or not (folder / CONFIG).exists():
-        raise SimpoError(f"{path} is neither a run directory nor a policy folder")
-    config = read_json(folder / CONFIG)
-    try:
-        agent = from_json(config["agent"], Agent)
-        spec = EnvSpec(**{k: int(v) for k, v in config["spec"].items()})
-        env, step = str(config["env"]), int(config["step"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SimpoError(f"{folder / CONFIG} is damaged: {error!r}") from error
+    missing = [name for name in (CONFIG, MODEL) if not (folder / name).is_file()]
+    if missing:
+        raise SimpoError(
+            f"{path} is neither a run directory nor a policy folder: "
+            f"no file {folder / missing[0]}"
+        )
+    agent, spec, env, step = read_config(folder / CONFIG)
     try:
         arrays = load_file(folder / MODEL)
     except (SafetensorError, OSError, ValueError, KeyError) as error:

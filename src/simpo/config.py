@@ -15,7 +15,7 @@ import ast
 import dataclasses
 import difflib
 import enum
-import functools
+import reprlib
 import types
 import typing
 from collections.abc import Callable
@@ -91,40 +91,61 @@ def from_json(data: Any, expected: Any) -> Any:
         return from_json(data, next(k for k in kinds if k is not type(None)))
     if dataclasses.is_dataclass(expected):
         return build(typing.cast(type, expected), data)
+    if typing.get_origin(expected) is tuple:
+        return pack(data, typing.get_args(expected))
     return scalar(data, expected)
 
 
 def member(data: Any, union: type) -> type:
     """The class that `data["type"]` names, whatever its case."""
     if not isinstance(data, dict) or not isinstance(data.get("type"), str):
-        raise SimpoError(f"expected a {union.__name__}, got {data!r}")
+        raise SimpoError(f"expected a {union.__name__}, got {reprlib.repr(data)}")
     by_name = {cls.__name__.lower(): cls for cls in UNIONS[union]}
     name = data["type"]
     if name.lower() not in by_name:
         names = [cls.__name__ for cls in UNIONS[union]]
-        raise SimpoError(f"unknown {union.__name__} '{name}'{near(name, names)}")
+        raise SimpoError(f"unknown {union.__name__} {name!r}{near(name, names)}")
     return by_name[name.lower()]
 
 
 def build(cls: type, data: dict[str, Any]) -> Any:
     """An instance of `cls` from its fields; missing ones take their defaults."""
+    if not isinstance(data, dict):
+        raise SimpoError(f"expected fields of {cls.__name__}, got {reprlib.repr(data)}")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
-    given = {k.replace("-", "_"): v for k, v in data.items() if k != "type"}
+    given = {str(k).replace("-", "_"): v for k, v in data.items() if k != "type"}
     for name in given:
         if name not in names:
-            raise SimpoError(f"{cls.__name__} has no field '{name}'{near(name, names)}")
+            raise SimpoError(f"{cls.__name__} has no field {name!r}{near(name, names)}")
     values = {}
     for name, value in given.items():
         try:
             values[name] = from_json(value, hints[name])
-        except (TypeError, ValueError) as error:
+        except (SimpoError, TypeError, ValueError, OverflowError) as error:
             raise SimpoError(f"{cls.__name__}.{name}: {error}") from error
+    if any(isinstance(value, MissingFunction) for value in values.values()):
+        return assemble(cls, values)
     try:
         return cls(**values)
     except TypeError as error:
         missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]
         raise SimpoError(f"{cls.__name__} needs {', '.join(missing)}") from error
+
+
+def assemble(cls: type, values: dict[str, Any]) -> Any:
+    """An instance whose function is not here: its own checks, which call it, wait."""
+    instance = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        object.__setattr__(instance, field.name, values.get(field.name, field.default))
+    return instance
+
+
+def pack(data: Any, kinds: tuple[Any, ...]) -> tuple:
+    """A tuple of a fixed length."""
+    if not isinstance(data, list) or len(data) != len(kinds):
+        raise SimpoError(f"expected {len(kinds)} values, got {reprlib.repr(data)}")
+    return tuple(from_json(d, kind) for d, kind in zip(data, kinds, strict=True))
 
 
 def scalar(data: Any, expected: Any) -> Any:
@@ -134,30 +155,39 @@ def scalar(data: Any, expected: Any) -> Any:
     if typing.get_origin(expected) is typing.Literal:
         choices = typing.get_args(expected)
         if data not in choices:
-            raise SimpoError(f"'{data}' is not one of {', '.join(map(str, choices))}")
+            raise SimpoError(f"{data!r} is not one of {', '.join(map(str, choices))}")
         return data
     if typing.get_origin(expected) is Callable or expected is Callable:
-        return functools.partial(missing_function, str(data))
+        if not isinstance(data, str):
+            raise SimpoError("a function can only be passed from Python")
+        return MissingFunction(data)
     if expected is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if expected in (int, float, str, bool) and type(data) is not expected:
-        raise SimpoError(f"expected {expected.__name__}, got {data!r}")
+        raise SimpoError(f"expected {expected.__name__}, got {reprlib.repr(data)}")
     return data
 
 
-def missing_function(name: str, *_: Any) -> Any:
+class MissingFunction:
     """Stands for a function that a file names but does not hold."""
-    raise SimpoError(f"'{name}' is a function and was not saved; pass it from Python")
+
+    def __init__(self, name: str) -> None:
+        self.__module__, _, self.__qualname__ = name.rpartition(".")
+
+    def __call__(self, *_: Any) -> Any:
+        """Refuse."""
+        name = f"{self.__module__}.{self.__qualname__}"
+        raise SimpoError(f"the function {name} was not saved; pass it from Python")
 
 
 def to_text(value: Any) -> str:
     """`Linear(floor=-0.2)`: the class and the fields that are not at their defaults."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return str(value.value) if isinstance(value, enum.Enum) else repr(value)
+        return repr(value.value if isinstance(value, enum.Enum) else value)
     shown = []
     for field in dataclasses.fields(value):
         current = getattr(value, field.name)
-        if current != field.default:
+        if field.init and current != field.default:
             shown.append(f"{field.name}={to_text(current)}")
     return f"{type(value).__name__}({', '.join(shown)})"
 
@@ -171,10 +201,10 @@ def parse(text: str, union: type) -> Any:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         data = literal(tree)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         example = UNIONS[union][0].__name__
         raise SimpoError(
-            f"cannot read '{text}' as a {union.__name__}; "
+            f"cannot read {text!r} as a {union.__name__}; "
             f"write a name such as {example}, or Name(field=value)"
         ) from error
     return from_json({"type": data} if isinstance(data, str) else data, union)

@@ -19,10 +19,10 @@ from simpo.trainer import Run
 from simpo.types import SimpoError
 from simpo.weighting import Linear
 
-__all__ = ["DEFAULT_ENV", "PRESETS", "Preset", "find"]
+__all__ = ["DEFAULT_ENV", "DEFAULT_PRESET", "PRESETS", "Preset", "find"]
 
-DEFAULT_ENV = "InvertedDoublePendulum-v5"
-"""What `simpo train` without arguments trains on."""
+DEFAULT_PRESET, DEFAULT_ENV = "laptop", "InvertedDoublePendulum-v5"
+"""What `simpo train` without arguments does."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ runs/<env>/<agent>/<stamp>-s<seed>/
 import csv
 import importlib.metadata
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from simpo.agents import Agent
 from simpo.checkpoint import write_json
 from simpo.config import to_json
+from simpo.envs import make
 from simpo.evaluation import EpisodeRow
 from simpo.loggers import CsvLogger, MultiLogger, ProgressBar, TensorBoardLogger
 from simpo.trainer import Run, Trainer
@@ -130,6 +132,8 @@ def start_run(run: Run, out: Path, *, command: Sequence[str] = ()) -> Finished:
         SimpoError: The run is impossible, or failed; what was logged stays.
     """
     run.check()
+    # A task that cannot be used is told before there is a directory.
+    make(run.env, 1, seed=run.seed, backend=run.backend).close()
     started = time.perf_counter()
     directory = make_directory(out, run)
     status = directory / "status.json"
@@ -140,7 +144,7 @@ def start_run(run: Run, out: Path, *, command: Sequence[str] = ()) -> Finished:
         trainer = Trainer(run, directory, logger, bar.phase)
         write_json(directory / "config.json", to_json(run))
         write_json(directory / "env.json", describe_machine())
-        (directory / "command.txt").write_text(" ".join(command) + "\n")
+        (directory / "command.txt").write_text(shlex.join(command) + "\n")
         write_json(status, {"state": "running", "step": 0})
         rows = trainer.train()
         write_candidates(directory / "candidates.csv", trainer)

@@ -9,9 +9,11 @@ once per dispatch and metrics come back once per report. All randomness is deriv
 the run's seed, a stream per purpose, so an evaluation more or less changes nothing.
 """
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,21 +69,24 @@ class Run:
         """Reject runs that cannot make one update.
 
         Raises:
-            SimpoError: A count below one, or too few steps.
+            SimpoError: A number out of range, or too few steps.
         """
         counts = ("steps", "num_envs", "updates_per_dispatch", "log_every")
         for name in (*counts, "eval_every", "eval_episodes", "buffer_size"):
             if getattr(self, name) < 1:
                 raise SimpoError(f"{name} must be at least 1")
-        if self.updates_per_step <= 0:
-            raise SimpoError("updates_per_step must be positive")
-        if self.warmup_steps < 0:
-            raise SimpoError("warmup_steps must not be negative")
+        for name in ("seed", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise SimpoError(f"{name} must not be negative")
+        if not 0 < self.updates_per_step < math.inf:
+            raise SimpoError("updates_per_step must be positive and finite")
+        if self.buffer_size < self.num_envs:
+            raise SimpoError("buffer_size must be at least num_envs")
         needed = self.warmup_steps + self.updates_per_dispatch / self.updates_per_step
         if self.steps < needed:
             raise SimpoError(
-                f"{self.steps} steps are fewer than the {needed:.0f} that the first "
-                "update needs; raise steps or lower warmup_steps"
+                f"{self.steps} steps are fewer than the {math.ceil(needed)} that the "
+                "first update needs; raise steps or lower warmup_steps"
             )
 
 
@@ -118,7 +123,8 @@ class Trainer:
             int(s) for s in np.random.SeedSequence(run.seed).generate_state(5)
         )
         self.env = envs.make(run.env, run.num_envs, seed=env_seed, backend=run.backend)
-        self.buffer = ReplayBuffer(min(run.buffer_size, run.steps), self.env.spec)
+        most = run.steps + run.num_envs - 1  # the last vector step may overshoot
+        self.buffer = ReplayBuffer(min(run.buffer_size, most), self.env.spec)
         self.warmup_rng = np.random.default_rng(warmup)
         self.replay_rng = np.random.default_rng(replay)
         init_key, self.act_key = jax.random.split(jax.random.key(agent))
@@ -128,7 +134,7 @@ class Trainer:
         self.obs = self.env.reset()
         self.step = self.vector_step = self.updates = 0
         self.episodes: deque = deque(maxlen=100)
-        self.unread: list[tuple[Any, Transition]] = []
+        self.unread: list[tuple[int, Any, Transition]] = []
         self.metrics: list[dict[str, np.ndarray]] = []
         self.started = self.reported = time.perf_counter()
         self.reported_at = (0, 0)
@@ -145,7 +151,7 @@ class Trainer:
         with jax.default_matmul_precision(run.precision):
             while self.step < run.steps:
                 self.collect()
-                if self.updates_due() >= run.updates_per_dispatch:
+                while self.updates_due() >= run.updates_per_dispatch:
                     self.update()
                 if self.step >= next_log or self.step >= run.steps:
                     self.report()
@@ -171,11 +177,8 @@ class Trainer:
             action = np.asarray(
                 self.act(policy, self.obs, self.act_key, self.vector_step)
             )
-        try:
+        with self.watched():
             stepped = self.env.step(action)
-        except envs.NonFiniteTransition as error:
-            path = self.save_evidence("bad_transition", error.transition)
-            raise RunFailed(f"{error}; saved in {path}") from error
         self.buffer.add(stepped.transition)
         self.obs = stepped.obs
         self.episodes.extend(stepped.episodes)
@@ -188,24 +191,40 @@ class Trainer:
         batches = self.buffer.sample(
             self.replay_rng, run.updates_per_dispatch, run.agent.batch_size
         )
+        if self.updates == 0:
+            self.phase("compiling")
         self.state, metrics = self.apply_updates(self.state, batches)
+        if self.updates == 0:
+            self.phase("training")
         self.updates += run.updates_per_dispatch
-        self.unread.append((metrics, batches))
+        self.unread.append((self.updates, metrics, batches))
         self.read_metrics(keep=1)
 
     def read_metrics(self, keep: int) -> None:
         """Fetch metrics of all but the last `keep` dispatches, which may still run."""
         while len(self.unread) > keep:
-            metrics, batches = self.unread.pop(0)
+            updates, metrics, batches = self.unread.pop(0)
             host = {k: np.asarray(v) for k, v in metrics.items()}
             for name, values in host.items():
                 if name.endswith("_loss") and not np.isfinite(values).all():
                     path = self.save_evidence("bad_batch", batches)
                     raise RunFailed(
-                        f"{name} is not finite at update {self.updates}; the batch is "
+                        f"{name} is not finite at update {updates}; the batch is "
                         f"saved in {path}"
                     )
             self.metrics.append(host)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Fail the run, with its evidence saved, where stepping environments fails."""
+        try:
+            yield
+        except envs.NonFiniteTransition as error:
+            path = self.save_evidence("bad_transition", error.transition)
+            raise RunFailed(f"{error}; saved in {path}") from error
+        except SimpoError as error:
+            self.read_metrics(keep=0)  # a diverged policy acts before its loss is read
+            raise RunFailed(str(error)) from error
 
     def save_evidence(self, name: str, transition: Transition) -> Path:
         """Write the transitions that broke the run."""
@@ -241,14 +260,15 @@ class Trainer:
         rows: list[EpisodeRow] = []
         for mode in agent.evaluating:
             self.phase("evaluating")
-            rows += evaluate(
-                agent,
-                policy,
-                self.run.env,
-                mode,
-                episodes=self.run.eval_episodes,
-                seed=self.eval_seed,
-            )
+            with self.watched():
+                rows += evaluate(
+                    agent,
+                    policy,
+                    self.run.env,
+                    mode,
+                    episodes=self.run.eval_episodes,
+                    seed=self.eval_seed,
+                )
         self.phase("training")
         self.logger.log_episodes(self.step, [r._asdict() for r in rows])
         save_policy(

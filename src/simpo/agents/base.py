@@ -18,7 +18,7 @@ import jax
 import optax
 from jax import Array
 
-from simpo.types import EnvSpec, Metrics, PyTree, Transition
+from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
 
 __all__ = ["Agent", "Mode", "Policy", "compile_act", "compile_updates", "descend"]
 
@@ -33,6 +33,17 @@ class Mode:
     """Samples per state; the one with the highest min_k Q_k is taken."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise added, then clipped to the box."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible settings.
+
+        Raises:
+            SimpoError: No samples, or negative noise.
+        """
+        if self.best_of < 1:
+            raise SimpoError("best_of must be at least 1")
+        if self.noise < 0:
+            raise SimpoError("noise must not be negative")
 
     @property
     def label(self) -> str:

@@ -9,6 +9,7 @@ Behaviour    pi_old <- pi_theta every `behaviour_interval` updates
 Algorithm 1 of the paper. Weights may be negative; no gradient flows through them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,12 +111,22 @@ class SiMPO(Agent):
         """Reject impossible settings.
 
         Raises:
-            SimpoError: A count below one, or a target no weights can reach.
+            SimpoError: A number out of range, or a target no weights can reach.
         """
         counts = ("candidates", "batch_size", "target_samples", "acting_samples")
-        for name in (*counts, "best_of", "behaviour_interval", "critics"):
+        layers = ("width", "depth", "critic_width", "critic_depth", "critics")
+        for name in (*counts, *layers, "best_of", "behaviour_interval"):
             if getattr(self, name) < 1:
                 raise SimpoError(f"{name} must be at least 1")
+        for name in ("candidate_noise", "acting_noise", "actor_lr_updates"):
+            if not getattr(self, name) >= 0:
+                raise SimpoError(f"{name} must not be negative")
+        for name in ("actor_lr", "critic_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SimpoError(f"{name} must be positive and finite")
+        for name in ("gamma", "tau"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SimpoError(f"{name} must be between 0 and 1")
         self.temperature.check(self.weighting, self.candidates)
 
     @property
@@ -162,15 +173,18 @@ class SiMPO(Agent):
         )
 
     @property
+    def actor_rate(self) -> optax.Schedule:
+        """The actor's learning rate by update."""
+        if self.actor_lr_updates == 0:
+            return optax.constant_schedule(self.actor_lr)
+        return optax.linear_schedule(
+            self.actor_lr, self.actor_lr_end, self.actor_lr_updates
+        )
+
+    @property
     def actor_optimiser(self) -> optax.GradientTransformation:
         """Adam, annealed linearly."""
-        if self.actor_lr_updates == 0:
-            return self.adam(self.actor_lr)
-        return self.adam(
-            optax.linear_schedule(
-                self.actor_lr, self.actor_lr_end, self.actor_lr_updates
-            )
-        )
+        return self.adam(self.actor_rate)
 
     @property
     def critic_optimiser(self) -> optax.GradientTransformation:
@@ -252,7 +266,8 @@ class SiMPO(Agent):
             key=state.key,
             step=state.step + 1,
         )
-        return new, critic_metrics | improvement.metrics
+        rate = {"learning_rate": jnp.asarray(self.actor_rate(state.step))}
+        return new, critic_metrics | improvement.metrics | rate
 
     def draw_candidates(self, behaviour: Denoiser, obs: Array, key: Array) -> Array:
         """N actions per state of the behaviour policy, inside the box: [B, N, A]."""

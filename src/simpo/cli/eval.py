@@ -12,8 +12,9 @@ from rich.progress import track
 from rich.table import Table
 
 from simpo.agents import Mode
-from simpo.checkpoint import load
+from simpo.checkpoint import SavedPolicy, load
 from simpo.cli.options import read_options
+from simpo.envs import make
 from simpo.evaluation import EpisodeRow, evaluate
 from simpo.plotting import mean_interval
 from simpo.types import SimpoError
@@ -57,6 +58,28 @@ def show(rows: list[EpisodeRow], env: str) -> None:
     Console().print(table)
 
 
+def require_fit(saved: SavedPolicy, env: str) -> None:
+    """Refuse a task of other dimensions than the policy's."""
+    task = make(env, 1, seed=0)
+    task.close()
+    if task.spec != saved.spec:
+        raise SimpoError(
+            f"the policy, of {saved.env}, does not fit {env}: observations and actions "
+            f"are {tuple(saved.spec)} and {tuple(task.spec)}"
+        )
+
+
+def write(path: Path, rows: list[EpisodeRow], env: str) -> None:
+    """Write a row per episode."""
+    try:
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["env", "sampler", "episode", "return", "length"])
+            table.writerows([env, *row] for row in rows)
+    except OSError as error:
+        raise SimpoError(f"cannot write {path}: {error.strerror}") from error
+
+
 def main(argv: list[str]) -> int:
     """Evaluate and print."""
     if not argv:
@@ -69,8 +92,11 @@ def main(argv: list[str]) -> int:
     )
     if arguments.episodes < 1 or min(arguments.best_of, default=0) < 1:
         raise SimpoError("--episodes and --best-of must be at least 1")
+    if not 0 <= arguments.seed < 2**32:
+        raise SimpoError("--seed must be between 0 and 2**32 - 1")
     saved = load(arguments.run)
     env = arguments.env or saved.env
+    require_fit(saved, env)
     rows: list[EpisodeRow] = []
     stderr = Console(stderr=True)
     for n in track(
@@ -89,8 +115,5 @@ def main(argv: list[str]) -> int:
         )
     show(rows, env)
     if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["env", "sampler", "episode", "return", "length"])
-            table.writerows([env, *row] for row in rows)
+        write(arguments.csv, rows, env)
     return 0

@@ -15,6 +15,8 @@ from simpo.types import SimpoError
 __all__ = ["read_options"]
 
 T = TypeVar("T")
+TAIL = ("For full helptext", "Argument helptext", "Perhaps you meant", "---")
+"""Where the explanation under an error message begins."""
 
 
 def flags(value: Any) -> list[str]:
@@ -34,7 +36,7 @@ def one_line(text: str) -> str:
     lines = [line.strip("│╭╮╰╯─ \t") for line in plain.splitlines()]
     kept = []
     for line in lines:
-        if line.startswith(("For full helptext", "Perhaps you meant", "---")):
+        if line.startswith(TAIL):
             break
         if line and not re.fullmatch(r"\w+ (error|options|arguments)", line):
             kept.append(line)

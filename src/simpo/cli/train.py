@@ -10,7 +10,7 @@ import tyro
 from simpo.agents import SiMPO
 from simpo.cli.arguments import union_registry
 from simpo.cli.options import read_options
-from simpo.presets import PRESETS, find
+from simpo.presets import DEFAULT_ENV, DEFAULT_PRESET, PRESETS, find
 from simpo.runs import start_run
 from simpo.trainer import Run
 from simpo.types import SimpoError
@@ -22,9 +22,9 @@ __all__ = ["main"]
 class TrainArguments(Run):
     """Options of `simpo train`: those of the run, of the agent, and these."""
 
-    env: tyro.conf.Positional[str] = "InvertedDoublePendulum-v5"
+    env: tyro.conf.Positional[str] = DEFAULT_ENV
     agent: SiMPO = SiMPO()  # noqa: RUF009
-    preset: str = "laptop"
+    preset: str = DEFAULT_PRESET
     """Where all other defaults come from: laptop, paper or port."""
     out: Path = Path("runs")
     """Folder for run directories."""
@@ -50,21 +50,31 @@ def keep_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-def main(argv: list[str]) -> int:
-    """Train; print where the results are and what to type next."""
-    preset = option(argv, "--preset") or "laptop"
-    env = argv[0] if argv and not argv[0].startswith("-") else None
-    run = find(preset, env)
+def read_arguments(argv: list[str], preset: str, run: Run) -> TrainArguments:
+    """Options over the values of a run."""
     values = {f.name: getattr(run, f.name) for f in fields(Run)}
-    arguments = read_options(
+    return read_options(
         TrainArguments(**values, preset=preset),
         argv,
         prog="simpo train",
         description=f"Train an agent. Presets: {', '.join(PRESETS)}.",
         registry=union_registry(),
     )
+
+
+def read_run(argv: list[str]) -> tuple[Run, Path]:
+    """The run and its parent folder; the preset's values for the task are defaults."""
+    preset = option(argv, "--preset") or DEFAULT_PRESET
+    no_help = [word for word in argv if word not in ("-h", "--help")]
+    env = read_arguments(no_help, preset, find(preset)).env
+    arguments = read_arguments(argv, preset, find(preset, env))
     run = Run(**{f.name: getattr(arguments, f.name) for f in fields(Run)})
+    return run, arguments.out
+
+
+def main(argv: list[str]) -> int:
+    """Train; print where the results are and what to type next."""
+    run, out = read_run(argv)
     keep_compiled()
-    finished = start_run(run, arguments.out, command=["simpo", "train", *argv])
-    print(finished.summary())
+    print(start_run(run, out, command=["simpo", "train", *argv]).summary())
     return 0

@@ -72,7 +72,7 @@ class Linear(Schedule):
 
     beta_min: float = 8e-5
     """beta_1."""
-    beta_max: float = 0.8
+    beta_max: float = 0.7992
     """beta_K; the defaults are those of the released DPMD code."""
     grid: int = 20
     """K, the number of betas."""
