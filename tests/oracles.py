@@ -7,6 +7,7 @@ Posterior    r_k ~ w_k N(x; alpha m_k, V_k), sum_k r_k = 1
              E[eps | x] = sum_k r_k sigma (x - alpha m_k) / V_k
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import special
 
+from simpo.generative import Diffusion, Flow, GenerativeModel
 from simpo.generative.schedule import Schedule, StraightPath, namespace
 
 
@@ -124,13 +127,11 @@ class Oracle:
         return self.target(clean, noise, alpha, sigma)
 
 
-def flow_oracle(mixture: Mixture, dim: int = 1) -> Oracle:
-    """The least-error network of a `Flow`."""
-    return Oracle(mixture, StraightPath(), flow_target, scaled=False, dim=dim)
-
-
-def diffusion_oracle(mixture: Mixture, model: Any, dim: int = 1) -> Oracle:
-    """The least-error network of a `Diffusion`."""
+def oracle_for(model: GenerativeModel, mixture: Mixture, dim: int = 1) -> Oracle:
+    """The network that the model's loss would give on a mixture."""
+    if isinstance(model, Flow):
+        return Oracle(mixture, StraightPath(), flow_target, scaled=False, dim=dim)
+    assert isinstance(model, Diffusion)
     return Oracle(mixture, model.schedule, model.prediction.target, dim=dim)
 
 
@@ -140,3 +141,45 @@ def kolmogorov_smirnov(samples: np.ndarray, mixture: Mixture) -> float:
     rank = np.arange(len(x) + 1) / len(x)
     f = mixture.cdf(x)
     return float(max(np.max(rank[1:] - f), np.max(f - rank[:-1])))
+
+
+def quantiles(n: int) -> np.ndarray:
+    """The normal distribution without sampling error [N, 1]."""
+    return special.ndtri((np.arange(n) + 0.5) / n)[:, None]
+
+
+COND = jnp.zeros((1, 1))
+
+
+def draw(
+    model: GenerativeModel, net: Any, n: int, seed: int = 1, cond: jax.Array = COND
+) -> np.ndarray:
+    """Samples [B, N, A] of a model, compiled."""
+    return np.asarray(compiled(model, net, n)(jax.random.key(seed), cond))
+
+
+@functools.cache
+def compiled(model: GenerativeModel, net: Any, n: int) -> Callable[..., jax.Array]:
+    """(key, cond) -> samples."""
+    return jax.jit(lambda key, cond: model.sample(net, key, cond, n))
+
+
+def draw_from(
+    monkeypatch: pytest.MonkeyPatch,
+    model: GenerativeModel,
+    net: Any,
+    z: np.ndarray,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples that start from noise z [N, A]: the starts x_T and the samples."""
+    real = jax.random.normal
+
+    def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The first [N, A] of the draw is z, the rest is as it would have been."""
+        return real(key, shape).at[(0,) * (len(shape) - 2)].set(z)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.random, "normal", normal)
+        x = compiled.__wrapped__(model, net, len(z))(jax.random.key(seed), COND)[0]
+    scale = model.steps().sigma[0] if isinstance(model, Diffusion) else 1.0
+    return scale * z, np.asarray(x)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from simpo.types import PyTree
@@ -33,15 +32,24 @@ def split_blocks(key: Array, arrays: PyTree, rows_per_state: int) -> tuple:
     batch = jax.tree.leaves(arrays)[0].shape[0]
     n = count_blocks(batch, rows_per_state)
     blocks = jax.tree.map(lambda x: x.reshape(n, batch // n, *x.shape[1:]), arrays)
-    return jax.random.split(key, n), blocks
+    return (jax.random.split(key, n) if n > 1 else key[None]), blocks
+
+
+def over_blocks(
+    function: Callable[..., PyTree], key: Array, arrays: PyTree, rows_per_state: int
+) -> PyTree:
+    """`function(key, *arrays)` of every block, stacked: leaves [blocks, ...]."""
+    keys, blocks = split_blocks(key, arrays, rows_per_state)
+    if len(keys) == 1:
+        return jax.tree.map(lambda x: x[None], function(key, *arrays))
+    return jax.lax.map(lambda args: function(args[0], *args[1]), (keys, blocks))
 
 
 def map_blocks(
     function: Callable[..., Array], key: Array, *arrays: Array, rows_per_state: int
 ) -> Array:
     """`function(key, *arrays)` block by block: arrays [B, ...] -> result [B, ...]."""
-    keys, blocks = split_blocks(key, arrays, rows_per_state)
-    out = jax.lax.map(lambda args: function(args[0], *args[1]), (keys, blocks))
+    out = over_blocks(function, key, arrays, rows_per_state)
     return out.reshape(-1, *out.shape[2:])
 
 
@@ -49,12 +57,5 @@ def mean_over_blocks(
     function: Callable[..., Any], key: Array, *arrays: Array, rows_per_state: int
 ) -> Any:
     """Mean over blocks of `function(key, *arrays)`, a tree of per-block means."""
-    keys, blocks = split_blocks(key, arrays, rows_per_state)
-    shapes = jax.eval_shape(lambda: function(keys[0], *(b[0] for b in blocks)))
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    def add(total: PyTree, args: tuple) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, total, function(args[0], *args[1])), None
-
-    total, _ = jax.lax.scan(add, zero, (keys, blocks))
-    return jax.tree.map(lambda x: x / keys.shape[0], total)
+    out = over_blocks(function, key, arrays, rows_per_state)
+    return jax.tree.map(lambda x: x.mean(axis=0), out)

@@ -193,6 +193,18 @@ def read_config(path: Path) -> tuple[Agent, EnvSpec, str, int]:
         raise SimpoError(f"{path} is damaged: {error}") from error
 
 
+def make_template(agent: Agent, spec: EnvSpec, path: Path) -> PyTree:
+    """Shapes and types of a policy's parameters."""
+    try:
+        with np.errstate(invalid="raise"):
+            return jax.eval_shape(
+                lambda key: agent.policy(agent.init(key, spec)), jax.random.key(0)
+            )
+    except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SimpoError(f"{path} is damaged: no such networks: {reason}") from error
+
+
 def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
     """Load a policy folder, or the policy of a run directory.
 
@@ -217,8 +229,6 @@ def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
         arrays = load_file(folder / MODEL)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise SimpoError(f"{folder / MODEL} is damaged: {error}") from error
-    template = jax.eval_shape(
-        lambda key: agent.policy(agent.init(key, spec)), jax.random.key(0)
-    )
+    template = make_template(agent, spec, folder / CONFIG)
     policy = unflatten(template, arrays, folder / MODEL)
     return SavedPolicy(agent, spec, policy, env, step, jax.random.key(seed))

@@ -56,6 +56,12 @@ def near(word: str, words: list[str]) -> str:
     return f"; choose from {', '.join(words)}"
 
 
+def show(data: Any) -> str:
+    """Data in an error message: short, and a bare name as it was written."""
+    bare = isinstance(data, dict) and data.keys() == {"type"}
+    return reprlib.repr(data["type"] if bare else data)
+
+
 def to_json(value: Any) -> Any:
     """A dataclass, and all it holds, as JSON data.
 
@@ -99,7 +105,7 @@ def from_json(data: Any, expected: Any) -> Any:
 def member(data: Any, union: type) -> type:
     """The class that `data["type"]` names, whatever its case."""
     if not isinstance(data, dict) or not isinstance(data.get("type"), str):
-        raise SimpoError(f"expected a {union.__name__}, got {reprlib.repr(data)}")
+        raise SimpoError(f"expected {union.__name__}, got {show(data)}")
     by_name = {cls.__name__.lower(): cls for cls in UNIONS[union]}
     name = data["type"]
     if name.lower() not in by_name:
@@ -111,7 +117,7 @@ def member(data: Any, union: type) -> type:
 def build(cls: type, data: dict[str, Any]) -> Any:
     """An instance of `cls` from its fields; missing ones take their defaults."""
     if not isinstance(data, dict):
-        raise SimpoError(f"expected fields of {cls.__name__}, got {reprlib.repr(data)}")
+        raise SimpoError(f"expected fields of {cls.__name__}, got {show(data)}")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     given = {str(k).replace("-", "_"): v for k, v in data.items() if k != "type"}
@@ -144,7 +150,7 @@ def assemble(cls: type, values: dict[str, Any]) -> Any:
 def pack(data: Any, kinds: tuple[Any, ...]) -> tuple:
     """A tuple of a fixed length."""
     if not isinstance(data, list) or len(data) != len(kinds):
-        raise SimpoError(f"expected {len(kinds)} values, got {reprlib.repr(data)}")
+        raise SimpoError(f"expected {len(kinds)} values, got {show(data)}")
     return tuple(from_json(d, kind) for d, kind in zip(data, kinds, strict=True))
 
 
@@ -164,7 +170,7 @@ def scalar(data: Any, expected: Any) -> Any:
     if expected is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if expected in (int, float, str, bool) and type(data) is not expected:
-        raise SimpoError(f"expected {expected.__name__}, got {reprlib.repr(data)}")
+        raise SimpoError(f"expected {expected.__name__}, got {show(data)}")
     return data
 
 

@@ -227,7 +227,7 @@ def policy_improvement(
     metrics |= weight_metrics(weights)
     metrics |= {
         "actor_loss": value,
-        "actor_grad_norm": optax.global_norm(grads),
+        "actor_grad_norm": optax.tree.norm(grads),
         "temperature": lam,
         "q_std_candidates": q.std(axis=-1).mean(),
         "candidate_spread": candidates.std(axis=1).mean(),

@@ -66,14 +66,17 @@ def solve_offset(
     return t + (newton - detach(newton))
 
 
-def bisect(below: Function, lower: Array, upper: Array) -> tuple[Array, Array]:
+def bisect(
+    below: Function, lower: Array, upper: Array, *, steps: int | None = None
+) -> tuple[Array, Array]:
     """Shrink [lower, upper] [...] around the point where `below` turns false.
 
-    Twice as many halvings as the dtype has bits of mantissa: a root is found to full
-    relative precision in a bracket up to 1 / eps times as large as the root.
+    By default twice as many halvings as the dtype has bits of mantissa: a root is found
+    to full relative precision in a bracket up to 1 / eps times as large as the root.
     """
     xp = array_namespace(lower)
-    steps = 2 * math.ceil(-math.log2(float(xp.finfo(lower.dtype).eps)))
+    if steps is None:
+        steps = 2 * math.ceil(-math.log2(float(xp.finfo(lower.dtype).eps)))
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         lower, upper = ends

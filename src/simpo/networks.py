@@ -11,15 +11,17 @@ so `jax.grad`, optax and tree averages apply to the modules as they are.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from simpo.blocks import map_blocks
+from simpo.randomness import uniform
 
 __all__ = ["ACTIVATIONS", "Activation", "Critics", "Denoiser", "Dense", "mish"]
 
@@ -46,6 +48,24 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
+def lecun_uniform(
+    key: Array, inputs: Sequence[int], outputs: Sequence[int], ensemble: tuple = ()
+) -> list["Dense"]:
+    """Layers with weights of variance 1/inputs and zero biases.
+
+    All weights come from one draw, which compiles faster than a draw each.
+    """
+    shapes = [(*ensemble, i, o) for i, o in zip(inputs, outputs, strict=True)]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    draws = uniform(key, (int(ends[-1]),), low=-1.0, high=1.0)
+    layers = []
+    for shape, part in zip(shapes, jnp.split(draws, ends[:-1]), strict=True):
+        bound = math.sqrt(3.0 / max(shape[-2], 1))
+        bias = (*ensemble, 1, shape[-1]) if ensemble else (shape[-1],)
+        layers.append(Dense(bound * part.reshape(shape), jnp.zeros(bias)))
+    return layers
+
+
 class Dense(eqx.Module):
     """Affine map x W + b on the last axis; with `ensemble`, K maps of K inputs.
 
@@ -56,17 +76,6 @@ class Dense(eqx.Module):
 
     weight: Array
     bias: Array
-
-    @staticmethod
-    def init(
-        key: Array, inputs: int, outputs: int, *, ensemble: tuple[int, ...] = ()
-    ) -> "Dense":
-        """LeCun-uniform weights (variance 1/inputs), zero bias."""
-        bound = math.sqrt(3.0 / max(inputs, 1))
-        shape = (*ensemble, inputs, outputs)
-        weight = jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-        bias_shape = (*ensemble, 1, outputs) if ensemble else (outputs,)
-        return Dense(weight, jnp.zeros(bias_shape))
 
     def __call__(self, x: Array) -> Array:
         """Shapes [..., I] -> [..., O], or [K, B, I] -> [K, B, O]."""
@@ -79,22 +88,6 @@ class Trunk(eqx.Module):
     hidden: tuple[Dense, ...]
     head: Dense
     activation: Activation = eqx.field(static=True)
-
-    @staticmethod
-    def init(
-        key: Array,
-        outputs: int,
-        *,
-        width: int,
-        depth: int,
-        activation: Activation,
-        ensemble: tuple[int, ...] = (),
-    ) -> "Trunk":
-        """`depth` counts all hidden layers, the first (outside) included."""
-        keys = jax.random.split(key, depth)
-        hidden = tuple(Dense.init(k, width, width, ensemble=ensemble) for k in keys[1:])
-        head = Dense.init(keys[0], width, outputs, ensemble=ensemble)
-        return Trunk(hidden, head, activation)
 
     def __call__(self, pre: Array) -> Array:
         """From the first layer's pre-activation [..., H] to the output [..., D]."""
@@ -133,19 +126,18 @@ class Denoiser(eqx.Module):
         max_frequency: float = 32.0,
     ) -> "Denoiser":
         """A denoiser of samples [..., dim] given conditions [..., cond_dim]."""
-        k_first, k_time, k_trunk = jax.random.split(key, 3)
         embedding = 2 * frequencies
+        inputs = [dim + cond_dim + embedding, embedding, *depth * [width]]
+        outputs = [width, embedding, *(depth - 1) * [width], dim]
+        first, time_hidden, *hidden, head = lecun_uniform(key, inputs, outputs)
         # One fan-in for the three parts: together they are one layer's input.
-        first = Dense.init(k_first, dim + cond_dim + embedding, width)
         of_x, of_s, of_t = jnp.split(first.weight, [dim, dim + cond_dim])
         return Denoiser(
             of_sample=Dense(of_x, first.bias),
             of_state=of_s,
             of_time=Dense(of_t, jnp.zeros(width)),
-            time_hidden=Dense.init(k_time, embedding, embedding),
-            trunk=Trunk.init(
-                k_trunk, dim, width=width, depth=depth, activation=activation
-            ),
+            time_hidden=time_hidden,
+            trunk=Trunk(tuple(hidden), head, activation),
             frequencies=frequencies,
             max_frequency=max_frequency,
         )
@@ -195,17 +187,11 @@ class Critics(eqx.Module):
         activation: Activation = "mish",
     ) -> "Critics":
         """An ensemble of `critics` networks with `depth` hidden layers each."""
-        k_first, k_trunk = jax.random.split(key)
-        first = Dense.init(k_first, obs_dim + action_dim, width, ensemble=(critics,))
-        trunk = Trunk.init(
-            k_trunk,
-            1,
-            width=width,
-            depth=depth,
-            activation=activation,
-            ensemble=(critics,),
-        )
+        inputs = [obs_dim + action_dim, *depth * [width]]
+        outputs = [*depth * [width], 1]
+        first, *hidden, head = lecun_uniform(key, inputs, outputs, (critics,))
         of_state = Dense(first.weight[:, :obs_dim], first.bias)
+        trunk = Trunk(tuple(hidden), head, activation)
         return Critics(of_state, first.weight[:, obs_dim:], trunk)
 
     def __call__(self, obs: Array, action: Array) -> Array:

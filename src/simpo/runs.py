@@ -108,7 +108,7 @@ def write_candidates(path: Path, trainer: Trainer) -> None:
     agent: Agent = trainer.run.agent
     rng = np.random.default_rng(trainer.run.seed)
     obs = trainer.buffer.sample(rng, 1, EXPLAINED_STATES).obs[0]
-    explained = agent.explain(trainer.state, obs, trainer.act_key)
+    explained = jax.jit(agent.explain)(trainer.state, obs, trainer.act_key)
     if explained is None:
         return
     q, weights = (np.asarray(x) for x in explained)

@@ -43,6 +43,8 @@ __all__ = [
 
 
 _COLD = 1e-30  # a temperature at which one of two candidates takes all
+PRECISION = 1e-6
+"""To which `Solved` finds log lambda, about what float32 can tell."""
 
 
 def _require_positive(name: str, value: float) -> None:
@@ -280,7 +282,8 @@ class Solved(Temperature):
 
         coldest = jnp.full_like(spread, math.log(self.smallest))
         hottest = jnp.full_like(spread, math.log(self.largest))
-        lower, upper = bisect(too_cold, coldest, hottest)
+        steps = math.ceil(math.log2(math.log(self.largest / self.smallest) / PRECISION))
+        lower, upper = bisect(too_cold, coldest, hottest, steps=steps)
         temperature = spread * jnp.exp(0.5 * (lower + upper))
         return weighting(q, temperature), temperature, state
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from simpo import envs
-from simpo.agents import Agent, compile_act, compile_updates
+from simpo.agents import Agent, compile_act, compile_init, compile_updates
 from simpo.checkpoint import save_policy
 from simpo.evaluation import EpisodeRow, evaluate
 from simpo.loggers import Logger
@@ -128,7 +128,7 @@ class Trainer:
         self.warmup_rng = np.random.default_rng(warmup)
         self.replay_rng = np.random.default_rng(replay)
         init_key, self.act_key = jax.random.split(jax.random.key(agent))
-        self.state = jax.jit(run.agent.init, static_argnums=1)(init_key, self.env.spec)
+        self.state = compile_init(run.agent, self.env.spec)(init_key)
         self.act = compile_act(run.agent, run.agent.collecting)
         self.apply_updates = compile_updates(run.agent)
         self.obs = self.env.reset()

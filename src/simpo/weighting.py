@@ -149,6 +149,11 @@ def _require(condition: bool, message: str) -> None:
         raise SimpoError(message)
 
 
+def _require_floor(floor: float) -> None:
+    valid = -math.inf < floor <= 0
+    _require(valid, f"floor must be finite and at most 0, not {floor}")
+
+
 @dataclass(frozen=True)
 class Exponential(Weighting):
     """w = N softmax(q / lambda): the link of KL (SiMPO-Exp; DPMD, AWR)."""
@@ -176,8 +181,7 @@ class Linear(Weighting):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        valid = -math.inf < self.floor <= 0
-        _require(valid, f"floor must be finite and at most 0, not {self.floor}")
+        _require_floor(self.floor)
 
     @property
     def divergence(self) -> ChiSquare:
@@ -206,8 +210,7 @@ class Square(Weighting):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        valid = -math.inf < self.floor <= 0
-        _require(valid, f"floor must be finite and at most 0, not {self.floor}")
+        _require_floor(self.floor)
 
     @property
     def divergence(self) -> Alpha:
@@ -240,8 +243,7 @@ class Power(Weighting):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        valid = -math.inf < self.floor <= 0
-        _require(valid, f"floor must be finite and at most 0, not {self.floor}")
+        _require_floor(self.floor)
         valid = 0 < self.exponent < math.inf
         _require(valid, f"exponent must be positive, not {self.exponent}")
 
@@ -329,7 +331,7 @@ class SignedSoftmax(Weighting):
         return x.shape[-1] * (best - worst), -xp.mean(x, axis=-1, keepdims=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Custom(Weighting):
     """w = max(N g(y), c), y = (q - nu) / lambda, for any increasing g.
 
@@ -343,6 +345,10 @@ class Custom(Weighting):
     link: Function
     floor: float = -math.inf
     reach: tuple[float, float] = field(init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        name = getattr(self.link, "__name__", self.link)
+        return f"Custom(link={name}, floor={self.floor})"
 
     def __post_init__(self) -> None:
         _require(self.floor <= 0, f"floor must be at most 0, not {self.floor}")

@@ -1,6 +1,13 @@
 """The agents; the union at the end is their registry."""
 
-from simpo.agents.base import Agent, Mode, Policy, compile_act, compile_updates
+from simpo.agents.base import (
+    Agent,
+    Mode,
+    Policy,
+    compile_act,
+    compile_init,
+    compile_updates,
+)
 from simpo.agents.simpo import SiMPO
 
 __all__ = [
@@ -10,6 +17,7 @@ __all__ = [
     "Policy",
     "SiMPO",
     "compile_act",
+    "compile_init",
     "compile_updates",
 ]
 

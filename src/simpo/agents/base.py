@@ -20,7 +20,15 @@ from jax import Array
 
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
 
-__all__ = ["Agent", "Mode", "Policy", "compile_act", "compile_updates", "descend"]
+__all__ = [
+    "Agent",
+    "Mode",
+    "Policy",
+    "compile_act",
+    "compile_init",
+    "compile_updates",
+    "descend",
+]
 
 M = TypeVar("M")
 
@@ -103,6 +111,13 @@ def descend(
     return cast("M", optax.apply_updates(cast("Any", params), change)), opt
 
 
+@functools.cache
+def compile_init(agent: Agent, spec: EnvSpec) -> Callable[[Array], Any]:
+    """`agent.init` in one dispatch: key -> state."""
+    return jax.jit(lambda key: agent.init(key, spec))
+
+
+@functools.cache
 def compile_updates(agent: Agent) -> Callable[[Any, Transition], tuple[Any, Metrics]]:
     """G updates in one dispatch: (state, batches [G, B, ...]) -> state, metrics [G].
 

@@ -23,6 +23,7 @@ from simpo.bellman import Aggregate, critic_loss, polyak, td_target
 from simpo.generative import Diffusion, GenerativeModel
 from simpo.matching import ClippedError, RepulsionBound, policy_improvement
 from simpo.networks import Activation, Critics, Denoiser
+from simpo.randomness import normal
 from simpo.temperature import DualAscent, Temperature
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
 from simpo.weighting import Linear, Weighting
@@ -210,7 +211,7 @@ class SiMPO(Agent):
             policy.actor, policy.critics, obs, sample_key, mode.best_of
         )
         if mode.noise:
-            noise = mode.noise * jax.random.normal(noise_key, action.shape)
+            noise = mode.noise * normal(noise_key, action.shape)
             action = jnp.clip(action + noise, -1.0, 1.0)
         return action
 
@@ -275,7 +276,7 @@ class SiMPO(Agent):
         actions = self.model.sample(behaviour, sample_key, obs, self.candidates)
         if not self.candidate_noise:
             return actions
-        noise = self.candidate_noise * jax.random.normal(noise_key, actions.shape)
+        noise = self.candidate_noise * normal(noise_key, actions.shape)
         return jnp.clip(actions + noise, -1.0, 1.0)
 
     def explain(self, state: SimpoState, obs: Array, key: Array) -> tuple[Array, Array]:
@@ -308,7 +309,7 @@ class SiMPO(Agent):
         )
         metrics = {
             "critic_loss": value,
-            "critic_grad_norm": optax.global_norm(grads),
+            "critic_grad_norm": optax.tree.norm(grads),
             "q_mean": q_mean,
             "q_target": target.mean(),
         }

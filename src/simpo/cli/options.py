@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import io
 import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry
@@ -15,31 +15,43 @@ from simpo.types import SimpoError
 __all__ = ["read_options"]
 
 T = TypeVar("T")
-TAIL = ("For full helptext", "Argument helptext", "Perhaps you meant", "---")
-"""Where the explanation under an error message begins."""
 
 
-def flags(value: Any) -> list[str]:
-    """All option names of a dataclass instance, those of nested ones included."""
-    names = []
+def flags(value: Any) -> dict[str, bool]:
+    """Names of all fields, nested ones included, and which are options: True."""
+    names = {}
     for field in dataclasses.fields(value):
-        names.append("--" + field.name.replace("_", "-"))
-        inner = getattr(value, field.name)
         if field.name == "agent":
-            names += flags(inner)
+            names |= flags(getattr(value, field.name))
+        else:
+            positional = tyro.conf.Positional in get_args(field.type)
+            names["--" + field.name.replace("_", "-")] = not positional
     return names
 
 
+def refuse_unknown(words: list[str], names: dict[str, bool], prog: str) -> None:
+    """Raise SimpoError at the first word that is no option."""
+    for word in words:
+        given = word.partition("=")[0]
+        name = given.replace("_", "-")
+        if names.get(name) or name == "--help" or name.startswith("--tyro-"):
+            continue
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"see {prog} --help"
+        if name in names:
+            hint = f"write its value alone: {prog} {name.strip('-').upper()}"
+        raise SimpoError(f"unknown option '{given}'; {hint}")
+
+
 def one_line(text: str) -> str:
-    """The gist of a framed error message."""
+    """The gist of a framed error message: from its title to the next rule or gap."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [line.strip("│╭╮╰╯─ \t") for line in plain.splitlines()]
     kept = []
-    for line in lines:
-        if line.startswith(TAIL):
+    for line in plain.splitlines()[1:]:
+        if line.strip("│╰╯─- \t"):
+            kept.append(line.strip("│ \t"))
+        elif kept:
             break
-        if line and not re.fullmatch(r"\w+ (error|options|arguments)", line):
-            kept.append(line)
     return " ".join(kept)
 
 
@@ -64,6 +76,8 @@ def read_options(
         SimpoError: Unknown option, or a value of the wrong form.
         SystemExit: After printing the help.
     """
+    names = flags(default)
+    refuse_unknown([word for word in argv if word.startswith("--")], names, prog)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -75,14 +89,15 @@ def read_options(
                 default=default,
                 registry=registry,
                 return_unknown_args=True,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.FlagCreatePairsOff,
+                    tyro.conf.EnumChoicesFromValues,
+                ),
             )
     except SystemExit as exit_:
         if not exit_.code:
             raise
         raise SimpoError(one_line(errors.getvalue())) from None
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], flags(default), 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"see {prog} --help"
-        raise SimpoError(f"unknown option '{unknown[0]}'; {hint}")
+    refuse_unknown(unknown, names, prog)
     return value

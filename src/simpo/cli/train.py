@@ -32,7 +32,7 @@ class TrainArguments(Run):
 
 def option(argv: list[str], name: str) -> str | None:
     """The value of an option, looked up before the others can be parsed."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word == name:
             if following is None:
                 raise SimpoError(f"{name} needs a value")

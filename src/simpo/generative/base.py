@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from simpo.randomness import normal
+
 __all__ = ["GenerativeModel", "Network", "Steps", "run_steps"]
 
 
@@ -94,20 +96,22 @@ def run_steps(
         key: Random key.
         shape: Shape of the samples, [B, N, A].
     """
-    start, noise_key = jax.random.split(key)
     stochastic = bool(np.any(steps.noise))
     rows = jax.tree.map(lambda c: jnp.asarray(c, jnp.float32), steps)
+    # One draw for the start and every step: it compiles faster than two.
+    draws = 1 + len(steps.time) if stochastic else 1
+    start, *fresh = jnp.split(normal(key, (draws, *shape)), [1])
 
-    def step(carry: tuple[Array, Array], inputs: tuple[Steps, Array, Array]) -> tuple:
+    def step(carry: tuple[Array, Array], inputs: tuple) -> tuple:
         x, previous = carry
-        row, time, step_key = inputs
+        row, time, *noise = inputs
         clean = estimate(x, row, time)
         x = row.keep * x + row.clean * clean + row.previous * previous
         if stochastic:
-            x = x + row.noise * jax.random.normal(step_key, shape)
+            x = x + row.noise * noise[0]
         return (x, clean), None
 
-    x = rows.sigma[0] * jax.random.normal(start, shape)
-    keys = jax.random.split(noise_key, len(steps.time))
-    (x, _), _ = jax.lax.scan(step, (x, jnp.zeros(shape)), (rows, times, keys))
+    x = rows.sigma[0] * start[0]
+    inputs = (rows, times, *fresh) if stochastic else (rows, times)
+    (x, _), _ = jax.lax.scan(step, (x, jnp.zeros(shape)), inputs)
     return x

@@ -29,6 +29,7 @@ from simpo.generative.base import (
     run_steps,
 )
 from simpo.generative.schedule import Cosine, Schedule
+from simpo.randomness import normal, uniform
 from simpo.types import SimpoError
 
 __all__ = [
@@ -248,10 +249,8 @@ class Diffusion(GenerativeModel):
     def matching_error(self, net: Network, key: Array, x: Array, cond: Array) -> Array:
         """Squared error of the prediction at a random time: [B, N, A] -> [B, N, A]."""
         time_key, noise_key = jax.random.split(key)
-        t = jax.random.uniform(
-            time_key, x.shape[:-1], minval=self.t_min, maxval=self.t_max
-        )
-        noise = jax.random.normal(noise_key, x.shape)
+        t = uniform(time_key, x.shape[:-1], low=self.t_min, high=self.t_max)
+        noise = normal(noise_key, x.shape)
         alpha = self.schedule.alpha(t)[..., None]
         sigma = self.schedule.sigma(t)[..., None]
         context = net.condition(cond)[:, None] + net.embed_time(t)

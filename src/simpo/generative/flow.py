@@ -19,6 +19,7 @@ from jax import Array
 
 from simpo.blocks import map_blocks
 from simpo.generative.base import GenerativeModel, Network
+from simpo.randomness import normal, uniform
 from simpo.types import SimpoError
 
 __all__ = ["SOLVERS", "Euler", "Flow", "Heun", "Solver"]
@@ -99,7 +100,7 @@ class Flow(GenerativeModel):
             def step(x: Array, pair: tuple[Point, Point]) -> tuple[Array, None]:
                 return self.solver.step(estimate, x, *pair), None
 
-            x = jax.random.normal(key, (cond.shape[0], n, net.dim))
+            x = normal(key, (cond.shape[0], n, net.dim))
             starts = jax.tree.map(lambda p: p[:-1], points)
             ends = jax.tree.map(lambda p: p[1:], points)
             x, _ = jax.lax.scan(step, x, (starts, ends))
@@ -111,8 +112,8 @@ class Flow(GenerativeModel):
     def matching_error(self, net: Network, key: Array, x: Array, cond: Array) -> Array:
         """Squared error of the velocity at a random time: [B, N, A] -> [B, N, A]."""
         time_key, noise_key = jax.random.split(key)
-        t = jax.random.uniform(time_key, x.shape[:-1])
-        noise = jax.random.normal(noise_key, x.shape)
+        t = uniform(time_key, x.shape[:-1])
+        noise = normal(noise_key, x.shape)
         x_t = (1.0 - t[..., None]) * x + t[..., None] * noise
         context = net.condition(cond)[:, None] + net.embed_time(t)
         return (net.denoise(x_t, context) - (noise - x)) ** 2

@@ -1,0 +1,123 @@
+import random
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from plain_loop import child_seeds
+from simpo.agents import Mode, compile_init
+from simpo.envs import NonFiniteTransition
+from simpo.evaluation import evaluate
+from simpo.types import EnvSpec
+from tiny import Fuse, tiny
+
+
+class Dice(gymnasium.Env):
+    """Episodes of random length, whatever the actions."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observe(), {}
+
+    def _observe(self):
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+    def step(self, action):
+        reward = self.np_random.normal()
+        ends = self.np_random.random() < 0.2
+        return self._observe(), reward, ends, False, {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    gymnasium.register("test/Dice-v0", Dice)
+    gymnasium.register("test/Fuse-v0", Fuse, kwargs={"after": 3, "obs": np.nan})
+    yield
+    del gymnasium.registry["test/Dice-v0"], gymnasium.registry["test/Fuse-v0"]
+
+
+@pytest.fixture(scope="module")
+def policy():
+    init = compile_init(tiny(), EnvSpec(3, 2))
+    return tiny().policy(init(jax.random.key(0)))
+
+
+def play(policy, seed=0, mode=Mode(), **kwargs):  # noqa: B008
+    kwargs = {"episodes": 6} | kwargs
+    return evaluate(tiny(), policy, "test/Dice-v0", mode, seed=seed, **kwargs)
+
+
+def first_episode(seed):
+    """Return and length of the first episode of one environment by itself."""
+    env, total, length, ended = Dice(), 0.0, 0, False
+    env.reset(seed=seed)
+    while not ended:
+        _, reward, ended, _, _ = env.step(None)
+        total, length = total + reward, length + 1
+    return total, length
+
+
+def test_each_environment_is_counted_once(policy):
+    rows = play(policy, seed=3)
+    assert [row.episode for row in rows] == list(range(6))
+    expected = [first_episode(seed) for seed in child_seeds(3, 6)]
+    assert [row.length for row in rows] == [length for _, length in expected]
+    assert [row.return_ for row in rows] == pytest.approx([r for r, _ in expected])
+    assert len({row.length for row in rows}) > 2
+
+
+def test_rows_name_their_sampler(policy):
+    for mode in (Mode(), Mode(best_of=3)):
+        assert {row.sampler for row in play(policy, mode=mode)} == {mode.label}
+
+
+def test_the_seed_decides(policy):
+    assert play(policy, seed=1) == play(policy, seed=1)
+    assert play(policy, seed=1) != play(policy, seed=2)
+
+
+def test_actions_follow_the_seed_and_the_mode():
+    """On a task whose rewards are what the policy does."""
+    env_id, spec = "InvertedPendulum-v5", EnvSpec(4, 1)
+    policy = tiny().policy(compile_init(tiny(), spec)(jax.random.key(1)))
+
+    def returns(seed, mode):
+        rows = evaluate(tiny(), policy, env_id, mode, episodes=3, seed=seed)
+        return [row.return_ for row in rows]
+
+    single = returns(5, Mode())
+    assert single == returns(5, Mode())
+    assert single != returns(5, Mode(best_of=3))
+
+
+def test_random_generators_of_others_are_left_alone(policy):
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    leaves = [np.array(leaf) for leaf in jax.tree.leaves(policy)]
+    play(policy)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    for old, new in zip(leaves, jax.tree.leaves(policy), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_steps_are_counted_for_whoever_listens(policy):
+    seen = []
+    rows = play(policy, on_step=seen.append)
+    assert seen == list(range(1, max(row.length for row in rows) + 1))
+
+
+def test_one_episode(policy):
+    (row,) = play(policy, episodes=1, seed=7)
+    assert (row.return_, row.length) == first_episode(*child_seeds(7, 1))
+
+
+def test_a_task_that_breaks_is_reported():
+    policy = tiny().policy(compile_init(tiny(), EnvSpec(4, 1))(jax.random.key(1)))
+    with pytest.raises(NonFiniteTransition):
+        evaluate(tiny(), policy, "test/Fuse-v0", Mode(), episodes=2, seed=0)

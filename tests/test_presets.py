@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from plain_loop import is_one_line
+from simpo.config import from_json, to_json
+from simpo.envs import ENVIRONMENTS
+from simpo.generative import DDPM, Cosine, Diffusion, Noise
+from simpo.presets import DEFAULT_ENV, DEFAULT_PRESET, PRESETS, find
+from simpo.temperature import DualAscent, EntropyTarget
+from simpo.trainer import Run
+from simpo.types import SimpoError
+
+by_name = pytest.mark.parametrize("name", PRESETS)
+
+
+def updates(run):
+    return (run.steps - run.warmup_steps) * run.updates_per_step
+
+
+@by_name
+def test_a_preset_can_run_and_be_written_down(name):
+    preset = PRESETS[name]
+    runs = [preset.run, *(preset.at(task) for task in preset.tasks)]
+    for run in runs:
+        run.check()
+        assert run.env in ENVIRONMENTS
+        assert from_json(json.loads(json.dumps(to_json(run))), Run) == run
+    assert preset.source and "\n" not in preset.source
+
+
+@by_name
+def test_another_task_changes_the_task_alone_unless_it_is_listed(name):
+    preset = PRESETS[name]
+    assert find(name) == preset.run
+    walker = find(name, "Walker2d-v5")
+    assert walker.env == "Walker2d-v5"
+    assert to_json(walker) | {"env": 0} == to_json(preset.run) | {"env": 0}
+    for task, agent in preset.tasks.items():
+        assert find(name, task).agent == agent != preset.run.agent
+
+
+def test_the_default_is_there():
+    assert find(DEFAULT_PRESET).env == DEFAULT_ENV
+
+
+def test_the_paper_preset_is_its_table():
+    run = find("paper", "Ant-v4")
+    agent = run.agent
+    assert (run.env, run.num_envs, updates(run)) == ("Ant-v4", 5, 200_000)
+    assert run.updates_per_step * run.num_envs == 1
+    assert agent.candidates == 32
+    assert agent.temperature == DualAscent(EntropyTarget(1.5))
+    assert agent.model == Diffusion(
+        schedule=Cosine(), prediction=Noise(), sampler=DDPM(), denoising_steps=20
+    )
+    assert (agent.width, agent.depth, agent.activation) == (256, 3, "mish")
+    rates = [float(agent.actor_rate(k)) for k in (0, 200_000)]
+    assert rates == pytest.approx([3e-4, 3e-5])
+    assert (agent.batch_size, agent.gamma, agent.tau) == (256, 0.99, 0.005)
+
+
+def test_the_port_updates_once_per_step():
+    run = find("port", "Hopper-v5")
+    assert (run.num_envs, run.updates_per_step, run.agent.candidates) == (1, 1.0, 64)
+    assert run.agent.temperature.target.nats == 2.5
+    assert find("port", "Ant-v5").agent.temperature.target.nats == 1.5
+    assert find("port").agent.temperature.target.nats == 2.0
+
+
+def test_the_laptop_preset_is_small():
+    agent, paper = find("laptop").agent, find("paper").agent
+    assert agent.width * agent.depth < paper.width * paper.depth
+    assert agent.model.denoising_steps < paper.model.denoising_steps
+    assert agent.weighting.floor < 0
+    assert updates(find("laptop")) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("papr", "unknown preset 'papr'; did you mean 'paper'?"),
+        ("x", "unknown preset 'x'; choose laptop, paper, port"),
+        ("", "unknown preset ''; choose"),
+    ],
+)
+def test_unknown_presets(name, message):
+    with pytest.raises(SimpoError) as error:
+        find(name)
+    assert message in str(error.value)
+    assert is_one_line(error)

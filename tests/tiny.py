@@ -1,0 +1,95 @@
+"""The smallest agents, runs, batches and tasks that still go through everything."""
+
+from dataclasses import fields
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from simpo.agents import SiMPO
+from simpo.generative import Flow
+from simpo.temperature import Fixed
+from simpo.trainer import Run
+from simpo.types import EnvSpec, Transition
+
+SPEC = EnvSpec(obs_dim=3, action_dim=2)
+SMALL = {
+    "width": 8,
+    "depth": 1,
+    "critic_width": 8,
+    "critic_depth": 1,
+    "candidates": 4,
+    "candidate_noise": 0.3,
+    "batch_size": 8,
+    "best_of": 3,
+    "behaviour_interval": 2,
+    "temperature": Fixed(0.1),
+    "model": Flow(denoising_steps=2),
+    "reward_scale": 0.5,
+    "gamma": 0.9,
+    "tau": 0.1,
+    "actor_lr": 1e-2,
+    "actor_lr_updates": 10,
+    "critic_lr": 1e-2,
+}
+
+
+def tiny(cls=SiMPO, **changes):
+    """An agent of any class, small in whichever of these fields it has."""
+    names = {field.name for field in fields(cls)}
+    return cls(**{k: v for k, v in SMALL.items() if k in names} | changes)
+
+
+def tiny_run(**changes):
+    """A run of two hundred steps of a real task."""
+    values = {
+        "env": "InvertedPendulum-v5",
+        "agent": tiny(),
+        "steps": 200,
+        "num_envs": 2,
+        "warmup_steps": 40,
+        "updates_per_step": 0.25,
+        "updates_per_dispatch": 4,
+        "log_every": 50,
+        "eval_every": 100,
+        "eval_episodes": 2,
+    }
+    return Run(**values | changes)
+
+
+def batches(updates=4, batch=8, seed=0, spec=SPEC):
+    """G random batches of B transitions; some terminate."""
+    rng = np.random.default_rng(seed)
+    lead = (updates, batch)
+    return Transition(
+        obs=rng.normal(size=(*lead, spec.obs_dim)).astype(np.float32),
+        action=rng.uniform(-1, 1, (*lead, spec.action_dim)).astype(np.float32),
+        reward=rng.normal(size=lead).astype(np.float32),
+        discount=rng.integers(0, 2, lead).astype(np.float32),
+        next_obs=rng.normal(size=(*lead, spec.obs_dim)).astype(np.float32),
+    )
+
+
+class Fuse(gymnasium.Env):
+    """A task of InvertedPendulum's dimensions that goes wrong after some steps.
+
+    What is given is then added to each reward, observation or first observation.
+    """
+
+    def __init__(self, after=15, reward=0.0, obs=0.0, first=0.0):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+        self.action_space = spaces.Box(-3, 3, (1,), np.float32)
+        self.after, self.wrong = after, {"reward": reward, "obs": obs, "first": first}
+        self.steps = 0
+
+    def _add(self, value, name):
+        return value + self.wrong[name] if self.steps > self.after else value
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._add(self.np_random.normal(size=4), "first"), {}
+
+    def step(self, action):
+        self.steps += 1
+        obs = self._add(self.np_random.normal(size=4), "obs")
+        return obs, self._add(1.0, "reward"), False, False, {}
