@@ -20,11 +20,11 @@ ROWS = 2048
 
 
 def count_blocks(batch: int, rows_per_state: int) -> int:
-    """The fewest equal blocks of a batch of states with at most ROWS rows each."""
+    """The fewest equal blocks of at most ROWS rows, or one if that takes too many."""
     if jax.default_backend() != "cpu":
         return 1
     enough = -(-batch * rows_per_state // ROWS)
-    return next((n for n in range(enough, batch + 1) if batch % n == 0), 1)
+    return next((n for n in range(enough, 2 * enough) if batch % n == 0), 1)
 
 
 def split_blocks(key: Array, arrays: PyTree, rows_per_state: int) -> tuple:

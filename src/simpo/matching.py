@@ -92,7 +92,7 @@ class ClippedError(RepulsionBound):
         Raises:
             SimpoError: limit <= 0.
         """
-        if self.limit <= 0:
+        if not self.limit > 0:
             raise SimpoError(f"the error limit must be positive, got {self.limit}")
 
     def __call__(self, weights: Array, error: Array) -> Bounded:
@@ -118,7 +118,7 @@ class CappedNegativeMass(RepulsionBound):
         Raises:
             SimpoError: limit < 0.
         """
-        if self.limit < 0:
+        if not self.limit >= 0:
             raise SimpoError(f"the negative mass must be >= 0, got {self.limit}")
 
     def __call__(self, weights: Array, error: Array) -> Bounded:

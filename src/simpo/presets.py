@@ -98,13 +98,13 @@ PRESETS: dict[str, Preset] = {
         run=Run(
             env=DEFAULT_ENV,
             agent=LAPTOP,
-            steps=36_000,
+            steps=45_000,
             num_envs=4,
             warmup_steps=1_000,
             updates_per_step=0.25,
             updates_per_dispatch=16,
             log_every=500,
-            eval_every=6_000,
+            eval_every=7_500,
         ),
     ),
     "paper": Preset(

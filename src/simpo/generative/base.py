@@ -18,8 +18,9 @@ import numpy as np
 from jax import Array
 
 from simpo.randomness import normal
+from simpo.types import SimpoError
 
-__all__ = ["GenerativeModel", "Network", "Steps", "run_steps"]
+__all__ = ["GenerativeModel", "Network", "Steps", "check_clip", "run_steps"]
 
 
 class Network(Protocol):
@@ -56,6 +57,12 @@ class GenerativeModel(abc.ABC):
 
         Each sample gets its own time and noise: x [B, N, A], cond [B, O] -> [B, N, A].
         """
+
+
+def check_clip(clip: float | None) -> None:
+    """Raise SimpoError if a bound on clean samples is not positive."""
+    if clip is not None and not clip > 0:
+        raise SimpoError(f"clip must be positive, or None, not {clip}")
 
 
 class Steps(NamedTuple):

@@ -26,6 +26,7 @@ from simpo.generative.base import (
     GenerativeModel,
     Network,
     Steps,
+    check_clip,
     run_steps,
 )
 from simpo.generative.schedule import Cosine, Schedule
@@ -123,7 +124,8 @@ class DDPM(Sampler):
 
     fixed_large: bool = False
     """Noise variance beta (as the authors' port) instead of the true posterior's
-    beta sigma_s^2 / sigma_t^2: a policy wider than the one trained."""
+    beta sigma_s^2 / sigma_t^2. The two bracket the exact step: with few steps samples
+    come out too wide with beta, too narrow without."""
 
     def steps(self, time: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> Steps:
         """Posterior mean and standard deviation; no noise at the last step."""
@@ -207,12 +209,16 @@ class Diffusion(GenerativeModel):
         """Reject impossible settings.
 
         Raises:
-            SimpoError: No steps, or times outside 0 <= t_min < t_max <= 1.
+            SimpoError: No steps, impossible times, or a bound that is not positive.
         """
         if self.denoising_steps < 1:
             raise SimpoError("denoising_steps must be at least 1")
         if not 0.0 <= self.t_min < self.t_max <= 1.0:
             raise SimpoError("times must satisfy 0 <= t_min < t_max <= 1")
+        no_signal = not self.schedule.alpha(np.float64(self.t_max)) > 0.0
+        if no_signal and isinstance(self.prediction, Noise):
+            raise SimpoError(f"at t_max = {self.t_max} noise tells nothing: lower it")
+        check_clip(self.clip)
 
     def steps(self) -> Steps:
         """The sampler's coefficients on the equidistant time grid."""

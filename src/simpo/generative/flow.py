@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simpo.blocks import map_blocks
-from simpo.generative.base import GenerativeModel, Network
+from simpo.generative.base import GenerativeModel, Network, check_clip
 from simpo.randomness import normal, uniform
 from simpo.types import SimpoError
 
@@ -79,10 +79,11 @@ class Flow(GenerativeModel):
         """Reject impossible settings.
 
         Raises:
-            SimpoError: No steps.
+            SimpoError: No steps, or a bound that is not positive.
         """
         if self.denoising_steps < 1:
             raise SimpoError("denoising_steps must be at least 1")
+        check_clip(self.clip)
 
     def sample(self, net: Network, key: Array, cond: Array, n: int) -> Array:
         """Draw n samples per condition: cond [B, O] -> [B, N, A]."""
