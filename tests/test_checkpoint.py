@@ -22,7 +22,7 @@ from simpo.types import SimpoError
 from simpo.weighting import Custom
 from tiny import SPEC, tiny
 
-OBS = np.random.default_rng(0).normal(size=(32, SPEC.obs_dim)).astype(np.float32)
+OBS = np.random.default_rng(0).normal(size=(8, SPEC.obs_dim)).astype(np.float32)
 
 
 def fresh_policy(agent, seed=0):
@@ -123,7 +123,7 @@ def test_an_agent_with_a_function_acts_but_does_not_weigh(tmp_path):
         save_policy(tmp_path / "p", agent, SPEC, fresh_policy(agent), env="e", step=0)
     )
     action, _ = saved.predict(OBS)
-    assert action.shape == (32, 2)
+    assert action.shape == (8, 2)
     with pytest.raises(SimpoError, match="was not saved"):
         saved.agent.weighting(np.zeros(4), 1.0)
 
@@ -140,7 +140,7 @@ def test_one_observation_or_many(folder):
     assert one.dtype == many.dtype == np.float32
     np.testing.assert_array_equal(one, many[0])
     batch, _ = saved.predict(OBS)
-    assert batch.shape == (32, 2) and (np.abs(batch) <= 1).all()
+    assert batch.shape == (8, 2) and (np.abs(batch) <= 1).all()
     as_lists, _ = saved.predict(OBS[0].astype(float).tolist(), deterministic=True)
     np.testing.assert_array_equal(as_lists, one)
 
@@ -150,12 +150,12 @@ def test_the_signature_is_that_of_stable_baselines(folder):
     names = ["observation", "state", "episode_start", "deterministic"]
     assert list(parameters)[:4] == names
     assert [parameters[n].default for n in names[1:]] == [None, None, False]
-    saved, states, starts = load(folder), None, np.ones(32, bool)
+    saved, states, starts = load(folder), None, np.ones(8, bool)
     for _ in range(2):  # the loop of its evaluate_policy
         actions, states = saved.predict(
             OBS, state=states, episode_start=starts, deterministic=True
         )
-        assert actions.shape == (32, 2) and states is None
+        assert actions.shape == (8, 2) and states is None
 
 
 def test_deterministic_actions_repeat_and_others_do_not(folder):

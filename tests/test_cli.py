@@ -18,6 +18,7 @@ from simpo.agents import AGENTS, compile_init
 from simpo.checkpoint import load, save_policy
 from simpo.cli import COMMANDS, main
 from simpo.cli import train as train_command
+from simpo.cli.options import one_line
 from simpo.envs import ENVIRONMENTS
 from simpo.presets import PRESETS
 from simpo.types import EnvSpec
@@ -207,10 +208,39 @@ def test_mistakes_are_told_in_one_line(refused, argv, message):
     refused(argv, message)
 
 
-def test_mistakes_are_told_alike_in_a_narrow_terminal(refused, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "30")
-    refused(["train", "--steps", "ten"], "invalid literal for int() with base 10")
-    refused(["train", "--preset", "papr"], "did you mean 'paper'?")
+FRAMED = """
+╭─ Value error ─────────────────────────╮
+│ \x1b[31mError parsing --steps:\x1b[0m invalid │
+│ literal: 'ten'                        │
+│ ───────────────────────────────────── │
+│ Argument helptext:                    │
+│     --steps INT                       │
+╰───────────────────────────────────────╯
+"""
+PLAIN = """
+ Value error
+ --------------------------------
+  Error parsing --steps: invalid
+  literal: 'ten'
+
+  Got errors:
+  --------------------------------
+  For full helptext, see --help
+"""
+
+
+@pytest.mark.parametrize("text", [FRAMED, PLAIN], ids=["framed", "plain"])
+def test_the_gist_of_a_message(text):
+    assert (
+        one_line(text.lstrip("\n")) == "Error parsing --steps: invalid literal: 'ten'"
+    )
+
+
+@pytest.mark.parametrize("columns", ["30", "200"])
+def test_mistakes_are_told_alike_in_any_terminal(refused, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    refused(["train", "--steps", "ten"], "error: Error parsing --steps: invalid lit")
+    refused(["train", "--steps", "ten"], "for int() with base 10: 'ten'\n")
 
 
 def test_a_missing_extra_comes_with_its_install_line(refused, monkeypatch):

@@ -1,6 +1,7 @@
 import dataclasses
 import enum
 import json
+import re
 import types
 import typing
 
@@ -151,6 +152,10 @@ def test_a_function_is_stored_by_name_and_refuses_when_called():
         loaded(np.zeros(4), 1.0)
     assert is_one_line(error)
     hash(from_json(to_json(SiMPO(weighting=custom)), Agent))
+
+
+def test_text_shows_what_can_be_passed():
+    assert re.fullmatch(r"Custom\(link=<function rise at .*>\)", to_text(Custom(rise)))
 
 
 def test_a_lambda_has_a_name_too():

@@ -7,6 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from plain_loop import child_seeds
+from simpo import evaluation
 from simpo.agents import Mode, compile_init
 from simpo.envs import NonFiniteTransition
 from simpo.evaluation import evaluate
@@ -93,6 +94,19 @@ def test_actions_follow_the_seed_and_the_mode():
     single = returns(5, Mode())
     assert single == returns(5, Mode())
     assert single != returns(5, Mode(best_of=3))
+
+
+def test_every_step_draws_afresh(policy, monkeypatch):
+    seen = []
+
+    def act(policy, obs, key, step):
+        seen.append((jax.random.key_data(key).tolist(), step))
+        return np.zeros((6, 2))
+
+    monkeypatch.setattr(evaluation, "compile_act", lambda agent, mode: act)
+    rows = play(policy, seed=9)
+    steps = max(row.length for row in rows)
+    assert seen == [([0, 9], step) for step in range(steps)]
 
 
 def test_random_generators_of_others_are_left_alone(policy):
