@@ -18,17 +18,17 @@ import simpo
 from plain_loop import is_one_line
 from simpo.agents import Mode, compile_act
 from simpo.checkpoint import load, read_json, save_policy, write_json
-from simpo.types import SimpoError
+from simpo.envs import make
+from simpo.types import ActionBox, SimpoError
 from simpo.weighting import Custom
 from tiny import SPEC, tiny
 
 OBS = np.random.default_rng(0).normal(size=(8, SPEC.obs_dim)).astype(np.float32)
 
 
-def fresh_policy(agent, seed=0):
-    return agent.policy(
-        jax.jit(agent.init, static_argnums=1)(jax.random.key(seed), SPEC)
-    )
+def fresh_policy(agent, spec=SPEC, seed=0):
+    init = jax.jit(agent.init, static_argnums=1)
+    return agent.policy(init(jax.random.key(seed), spec))
 
 
 @pytest.fixture(scope="module")
@@ -275,11 +275,11 @@ def edit(copy, **changes):
     (copy / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("key", ["agent", "spec", "env", "step"])
+@pytest.mark.parametrize("key", ["agent", "spec", "env", "step", "action_box"])
 @pytest.mark.parametrize("value", [..., None, [1], 1.5])
 def test_a_missing_or_wrong_key(copy, key, value):
     edit(copy, **{key: value})
-    refused(copy, str(copy / "config.json"), "needs agent, spec, env and step")
+    refused(copy, str(copy / "config.json"), "it needs agent, spec, env")
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_a_missing_or_wrong_key(copy, key, value):
         ({"agent": {"type": "SIMPLE"}}, "unknown Agent 'SIMPLE'; did you mean 'SiMPO'"),
         ({"agent": {"type": "SiMPO", "width": "8"}}, "SiMPO.width: expected int"),
         ({"agent": {"type": "SiMPO", "width": 0}}, "width must be at least 1"),
-        ({"spec": {"obs_dim": 3}}, "needs agent, spec, env and step"),
-        ({"spec": {"obs_dim": 0, "action_dim": 2}}, "needs agent, spec, env and step"),
+        ({"spec": {"obs_dim": 3}}, "it needs agent, spec, env"),
+        ({"spec": {"obs_dim": 0, "action_dim": 2}}, "it needs agent, spec, env"),
         ({"format": 2}, "has format 2: it needs a newer simpo"),
     ],
 )
@@ -435,3 +435,19 @@ def test_loading_changes_nothing_on_disk(folder):
     before = digest()
     load(folder).predict(OBS)
     assert digest() == before
+
+
+def test_predict_answers_in_the_box_of_the_task(tmp_path):
+    env = make("InvertedPendulum-v5", 1, seed=0)
+    env.close()
+    assert env.action_box == ActionBox((-3.0,), (3.0,))
+    spec, unit = env.spec, {"env": "InvertedPendulum-v5", "step": 0}
+    policy = fresh_policy(tiny(), spec)
+    own = load(save_policy(tmp_path / "a", tiny(), spec, policy, **unit))
+    task = save_policy(tmp_path / "b", tiny(), spec, policy, **unit, box=env.action_box)
+    obs = np.random.default_rng(0).normal(size=(64, spec.obs_dim))
+    stretched, _ = load(task).predict(obs, deterministic=True)
+    np.testing.assert_allclose(
+        stretched, 3 * own.predict(obs, deterministic=True)[0], rtol=1e-6
+    )
+    assert np.abs(stretched).max() <= 3

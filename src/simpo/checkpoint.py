@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from simpo.agents import Agent, Mode, Policy, compile_act
 from simpo.config import from_json, to_json
-from simpo.types import EnvSpec, PyTree, SimpoError
+from simpo.types import ActionBox, EnvSpec, PyTree, SimpoError
 
 __all__ = ["SavedPolicy", "load", "read_json", "save_policy", "write_json"]
 
@@ -81,7 +81,14 @@ def unflatten(template: PyTree, arrays: dict[str, np.ndarray], where: Path) -> P
 
 
 def save_policy(
-    folder: Path, agent: Agent, spec: EnvSpec, policy: Policy, *, env: str, step: int
+    folder: Path,
+    agent: Agent,
+    spec: EnvSpec,
+    policy: Policy,
+    *,
+    env: str,
+    step: int,
+    box: ActionBox | None = None,
 ) -> Path:
     """Write a policy folder, in one rename; an earlier one of that name is replaced.
 
@@ -92,7 +99,9 @@ def save_policy(
         policy: Parameters.
         env: The task's id, for the record.
         step: Environment steps seen in training.
+        box: Bounds of the task's actions; None for [-1, 1]^A.
     """
+    box = box or unit_box(spec.action_dim)
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -100,7 +109,8 @@ def save_policy(
     with (aside / MODEL).open("rb") as file:
         os.fsync(file.fileno())
     config = {"format": FORMAT, "env": env, "step": step, "spec": spec._asdict()}
-    write_json(aside / CONFIG, config | {"agent": to_json(agent)})
+    config |= {"action_box": box._asdict(), "agent": to_json(agent)}
+    write_json(aside / CONFIG, config)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -108,6 +118,11 @@ def save_policy(
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def unit_box(action_dim: int) -> ActionBox:
+    """[-1, 1]^A."""
+    return ActionBox((-1.0,) * action_dim, (1.0,) * action_dim)
 
 
 @dataclass
@@ -120,6 +135,7 @@ class SavedPolicy:
         policy: Parameters.
         env: The task's id.
         step: Environment steps seen in training.
+        box: Bounds of the task's actions.
         key: Random key of the actions drawn.
         calls: Calls of `predict` so far; each draws with a key of its own.
     """
@@ -129,6 +145,7 @@ class SavedPolicy:
     policy: Policy
     env: str
     step: int
+    box: ActionBox
     key: jax.Array
     calls: int = 0
 
@@ -141,7 +158,7 @@ class SavedPolicy:
         *,
         best_of: int = 1,
     ) -> tuple[np.ndarray, None]:
-        """Actions for observations [O] or [B, O], in the policy's box [-1, 1]^A.
+        """Actions for observations [O] or [B, O], in the task's own box.
 
         Args:
             observation: One observation or a batch.
@@ -167,11 +184,13 @@ class SavedPolicy:
         number = 0 if deterministic else self.calls
         act = compile_act(self.agent, Mode(best_of=best_of))
         action = act(self.policy, np.atleast_2d(obs), self.key, number)
-        return np.asarray(action).reshape(*obs.shape[:-1], -1), None
+        low, high = (np.asarray(x, np.float32) for x in self.box)
+        scaled = low + 0.5 * (np.asarray(action) + 1.0) * (high - low)
+        return np.clip(scaled, low, high).reshape(*obs.shape[:-1], -1), None
 
 
-def read_config(path: Path) -> tuple[Agent, EnvSpec, str, int]:
-    """Agent, dimensions, task and step of a policy folder's `config.json`."""
+def read_config(path: Path) -> tuple[Agent, EnvSpec, str, int, ActionBox]:
+    """Agent, dimensions, task, step and action box from `config.json`."""
     match config := read_json(path):
         case {"format": int(number)} if number > FORMAT:
             raise SimpoError(f"{path} has format {number}: it needs a newer simpo")
@@ -180,16 +199,19 @@ def read_config(path: Path) -> tuple[Agent, EnvSpec, str, int]:
             "spec": {"obs_dim": int(obs_dim), "action_dim": int(action_dim)},
             "env": str(env),
             "step": int(step),
-        } if min(obs_dim, action_dim) > 0:
+            "action_box": {"low": [*low], "high": [*high]},
+        } if len(low) == len(high) == action_dim and min(obs_dim, action_dim) > 0:
             spec = EnvSpec(obs_dim, action_dim)
         case _:
             found = ", ".join(map(repr, config))
             raise SimpoError(
-                f"{path} is damaged: it needs agent, spec, env and step, not {found}"
+                f"{path} is damaged: it needs agent, spec, env, step and action_box, "
+                f"not {found}"
             )
     try:
-        return from_json(agent, Agent), spec, env, step
-    except SimpoError as error:
+        box = ActionBox(*(tuple(map(float, bounds)) for bounds in (low, high)))
+        return from_json(agent, Agent), spec, env, step, box
+    except (SimpoError, TypeError, ValueError) as error:
         raise SimpoError(f"{path} is damaged: {error}") from error
 
 
@@ -224,11 +246,11 @@ def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
             f"{path} is neither a run directory nor a policy folder: "
             f"no file {folder / missing[0]}"
         )
-    agent, spec, env, step = read_config(folder / CONFIG)
+    agent, spec, env, step, box = read_config(folder / CONFIG)
     try:
         arrays = load_file(folder / MODEL)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise SimpoError(f"{folder / MODEL} is damaged: {error}") from error
     template = make_template(agent, spec, folder / CONFIG)
     policy = unflatten(template, arrays, folder / MODEL)
-    return SavedPolicy(agent, spec, policy, env, step, jax.random.key(seed))
+    return SavedPolicy(agent, spec, policy, env, step, box, jax.random.key(seed))

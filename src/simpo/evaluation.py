@@ -5,7 +5,6 @@ counted more often than long ones. Evaluations draw from keys and seeds of their
 leave training as it was.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,8 +12,12 @@ import numpy as np
 
 from simpo.agents import Agent, Mode, Policy, compile_act
 from simpo.envs import make
+from simpo.types import SimpoError
 
 __all__ = ["EpisodeRow", "evaluate"]
+
+LIMIT = 100_000
+"""Steps after which an evaluation gives up on a task that never ends."""
 
 
 class EpisodeRow(NamedTuple):
@@ -41,7 +44,6 @@ def evaluate(
     *,
     episodes: int,
     seed: int,
-    on_step: Callable[[int], None] = lambda step: None,
 ) -> list[EpisodeRow]:
     """Play whole episodes, side by side.
 
@@ -52,10 +54,12 @@ def evaluate(
         mode: How actions are drawn.
         episodes: Number of episodes, each in its own environment.
         seed: Seed of the environments and of the actions.
-        on_step: Called with the number of vector steps so far.
 
     Returns:
         A row per episode, in order.
+
+    Raises:
+        SimpoError: The task never ends, or whatever `make` refuses.
     """
     env = make(env_id, episodes, seed=seed)
     act, key = compile_act(agent, mode), jax.random.key(seed)
@@ -66,6 +70,10 @@ def evaluate(
         obs, step = stepped.obs, step + 1
         for e in stepped.episodes:
             rows.setdefault(e.env, EpisodeRow(mode.label, e.env, e.return_, e.length))
-        on_step(step)
+        if step >= LIMIT:
+            raise SimpoError(
+                f"episodes of {env_id} do not end within {LIMIT:,} steps; "
+                "give the task a time limit"
+            )
     env.close()
     return [rows[i] for i in range(episodes)]

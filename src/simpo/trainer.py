@@ -146,9 +146,9 @@ class Trainer:
             RunFailed: An environment or a loss gave numbers that are not finite.
         """
         run = self.run
-        rows = self.evaluate()
         next_log, next_eval = run.log_every, run.eval_every
         with jax.default_matmul_precision(run.precision):
+            self.evaluate()
             while self.step < run.steps:
                 self.collect()
                 while self.updates_due() >= run.updates_per_dispatch:
@@ -278,5 +278,6 @@ class Trainer:
             policy,
             env=self.run.env,
             step=self.step,
+            box=self.env.action_box,
         )
         return rows

@@ -6,7 +6,7 @@ K critics, T denoising steps, G updates per dispatch, E parallel environments.
 
 from typing import Any, NamedTuple
 
-__all__ = ["EnvSpec", "Metrics", "PyTree", "SimpoError", "Transition"]
+__all__ = ["ActionBox", "EnvSpec", "Metrics", "PyTree", "SimpoError", "Transition"]
 
 Metrics = dict[str, Any]
 """Scalars by name."""
@@ -26,6 +26,13 @@ class EnvSpec(NamedTuple):
 
     obs_dim: int
     action_dim: int
+
+
+class ActionBox(NamedTuple):
+    """A task's box of actions, A bounds each; agents themselves act in [-1, 1]^A."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 class Transition(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from simpo.types import EnvSpec, SimpoError, Transition
+from simpo.types import ActionBox, EnvSpec, SimpoError, Transition
 
 __all__ = ["ControlEnv", "Episode", "NonFiniteTransition", "Step"]
 
@@ -120,6 +120,13 @@ class ControlEnv:
         self._mode = _autoreset_mode(vector, name)
         self._box = _ActionBox.of(action)
         self._clear(np.zeros((self.num_envs, obs_dim), np.float32))
+
+    @property
+    def action_box(self) -> ActionBox:
+        """The task's own bounds, which [-1, 1]^A is stretched to."""
+        space = self._box.space
+        low, high = (tuple(x.ravel().tolist()) for x in (space.low, space.high))
+        return ActionBox(low, high)
 
     def reset(self) -> np.ndarray:
         """Start new episodes everywhere; the first call seeds, later ones go on.
