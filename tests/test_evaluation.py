@@ -11,7 +11,7 @@ from simpo import evaluation
 from simpo.agents import Mode, compile_init
 from simpo.envs import NonFiniteTransition
 from simpo.evaluation import evaluate
-from simpo.types import EnvSpec
+from simpo.types import EnvSpec, SimpoError
 from tiny import Fuse, tiny
 
 
@@ -120,10 +120,10 @@ def test_random_generators_of_others_are_left_alone(policy):
         np.testing.assert_array_equal(old, new)
 
 
-def test_steps_are_counted_for_whoever_listens(policy):
-    seen = []
-    rows = play(policy, on_step=seen.append)
-    assert seen == list(range(1, max(row.length for row in rows) + 1))
+def test_a_task_that_never_ends_is_given_up(policy, monkeypatch):
+    monkeypatch.setattr(evaluation, "LIMIT", 1)
+    with pytest.raises(SimpoError, match="do not end within 1 steps"):
+        play(policy)
 
 
 def test_one_episode(policy):

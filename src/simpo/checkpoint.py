@@ -185,7 +185,7 @@ class SavedPolicy:
         act = compile_act(self.agent, Mode(best_of=best_of))
         action = act(self.policy, np.atleast_2d(obs), self.key, number)
         low, high = (np.asarray(x, np.float32) for x in self.box)
-        scaled = low + 0.5 * (np.asarray(action) + 1.0) * (high - low)
+        scaled = 0.5 * (low + high) + 0.5 * (high - low) * np.asarray(action)
         return np.clip(scaled, low, high).reshape(*obs.shape[:-1], -1), None
 
 
