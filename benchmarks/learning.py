@@ -10,7 +10,6 @@ import argparse
 import csv
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -34,29 +33,36 @@ def scores(run: Path) -> dict[str, tuple[float, float]]:
     return result
 
 
+def train(seed: int, out: Path, options: list[str]) -> tuple[Path, float]:
+    """One run in a process of its own: its directory and its seconds."""
+    command = [sys.executable, "-m", "simpo", "train", "--seed", str(seed)]
+    start = time.perf_counter()
+    done = subprocess.run(
+        [*command, "--out", str(out), *options],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.perf_counter() - start
+    line = next(row for row in done.stdout.splitlines() if row.startswith("run "))
+    return Path(line.split(maxsplit=1)[1]), seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("options", nargs="*", help="passed on to simpo train")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("options", nargs="*", help="after --, passed on to simpo train")
     arguments = parser.parse_args()
     print(f"{'seed':>4} {'before':>8} {'after':>8} {'best of 10':>10} {'seconds':>8}")
     learned = 0
     for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as out:
-            command = [sys.executable, "-m", "simpo", "train", "--out", out]
-            start = time.perf_counter()
-            subprocess.run(
-                [*command, "--seed", str(seed), *arguments.options],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            seconds = time.perf_counter() - start
-            by_sampler = scores(next(Path(out).glob("*/*/*")))
-        (before, after), *others = by_sampler.values()
+        run, seconds = train(seed, arguments.out, arguments.options)
+        (before, after), *others = scores(run).values()
         best = others[0][1] if others else float("nan")
         learned += after >= TARGET
-        print(f"{seed:>4} {before:8.0f} {after:8.0f} {best:10.0f} {seconds:8.0f}")
+        row = f"{seed:>4} {before:8.0f} {after:8.0f} {best:10.0f} {seconds:8.0f}"
+        print(row, flush=True)
     print(f"{learned} of {len(arguments.seeds)} seeds reached {TARGET:,}")
 
 
