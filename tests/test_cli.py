@@ -404,8 +404,12 @@ def test_options_change_single_fields():
     run, out = read("Hopper-v5", *options(out="elsewhere", weighting="square"))
     assert run.env == "Hopper-v5" and out == Path("elsewhere")
     assert type(run.agent.weighting).__name__ == "Square"
-    expected = tiny(weighting=run.agent.weighting, bound=run.agent.bound)
-    assert run.agent == expected
+    default = PRESETS["laptop"].run.agent
+    assert run.agent == tiny(
+        weighting=run.agent.weighting,
+        bound=default.bound,
+        actor_lr_end=default.actor_lr_end,
+    )
     assert (run.steps, run.num_envs, run.seed) == (120, 2, 3)
 
 
