@@ -142,7 +142,7 @@ def _envpool(
     env_id: str, seeds: list[int], _: AutoresetMode, kwargs: dict[str, Any]
 ) -> tuple[VectorEnv, None]:
     try:
-        import envpool
+        import envpool  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SimpoError(
             "the envpool backend is not installed: pip install 'simpo[envpool]'"
