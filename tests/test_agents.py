@@ -25,7 +25,7 @@ from simpo.blocks import split_blocks
 from simpo.checkpoint import load, save_policy
 from simpo.config import from_json, to_json
 from simpo.generative import Diffusion, Flow
-from simpo.matching import matching_loss
+from simpo.matching import ClippedError, FadingRepulsion, matching_loss
 from simpo.temperature import (
     DivergenceTarget,
     DualAscent,
@@ -304,7 +304,14 @@ def plain_update(agent, state, batch):
     def mismatch(actor):
         (key,), _ = split_blocks(match_key, batch.obs, n)
         return matching_loss(
-            agent.model, actor, key, candidates, weights, batch.obs, agent.bound
+            agent.model,
+            actor,
+            key,
+            candidates,
+            weights,
+            batch.obs,
+            agent.bound,
+            state.step,
         )[0]
 
     adam = optax.adam(agent.actor_rate)
@@ -321,9 +328,10 @@ def plain_update(agent, state, batch):
     )
 
 
-def test_an_update_is_the_algorithm():
+@pytest.mark.parametrize("bound", [ClippedError(), FadingRepulsion(6)], ids=str)
+def test_an_update_is_the_algorithm(bound):
     """With the weights held constant the step is the same: none flows through them."""
-    agent = tiny()
+    agent = tiny(bound=bound)
     update = compile_updates(agent)
     state = compile_init(agent, SPEC)(KEY)
     for k in range(4):

@@ -21,6 +21,7 @@ from simpo.matching import (
     BOUNDS,
     CappedNegativeMass,
     ClippedError,
+    FadingRepulsion,
     Unbounded,
     matching_loss,
     policy_improvement,
@@ -119,6 +120,27 @@ def test_capped_negative_mass(w, limit):
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
+@given(w=signed_weights(), step=st.integers(0, 150))
+def test_fading_repulsion(w, step):
+    error, keep = rng.uniform(size=(3, 8, 2)), max(1 - step / 100, 0)
+    bounded = FadingRepulsion(100)(jnp.asarray(w), jnp.asarray(error), step)
+    out = np.asarray(bounded.weights)
+    np.testing.assert_allclose(np.minimum(out, 0), keep * np.minimum(w, 0), rtol=1e-5)
+    np.testing.assert_allclose(out.mean(-1), 1.0, atol=1e-4)
+    for new, old in zip(out, w, strict=True):  # positive ones keep their proportions
+        up = old > 1e-3
+        np.testing.assert_allclose(new[up] / old[up], (new[up] / old[up])[0], rtol=1e-3)
+    assert bounded.clipped == pytest.approx((w < 0).mean() if step else 0)
+    np.testing.assert_array_equal(bounded.error, jnp.asarray(error))
+
+
+def test_weights_without_a_positive_part_do_not_fade():
+    w = jnp.array([[-1.0, -2.0]])
+    out = FadingRepulsion(10)(w, jnp.zeros((1, 2, 1)), 5)
+    np.testing.assert_array_equal(out.weights, w)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(w=signed_weights(), limit=st.floats(0.01, 10), negative_only=st.booleans())
 def test_clipped_error(w, limit, negative_only):
     error = rng.exponential(3.0, (3, 8, 2)).astype(np.float32)
@@ -154,6 +176,7 @@ def test_bounds_leave_small_errors_and_unit_weights_alone(bound):
         lambda: ClippedError(0.0),
         lambda: ClippedError(-1.0),
         lambda: CappedNegativeMass(-0.1),
+        lambda: FadingRepulsion(0),
     ],
 )
 def test_impossible_bounds_are_refused(build):
@@ -204,6 +227,7 @@ def test_improvement_joins_both_stages(monkeypatch, rows):
             candidates=CANDIDATES,
             q=q,
             cond=COND,
+            step=0,
         )
     )(NET, Q)
 

@@ -10,6 +10,8 @@ Unbounded             nothing: the paper's bandit effect
 ClippedError          min(error, limit), elementwise: no gradient beyond sqrt(limit)
 CappedNegativeMass    negative weights scaled until mean |min(w, 0)| <= limit, and
                       positive ones with them, so that the mean weight stays one
+FadingRepulsion       negative weights scaled by 1 - step / updates, likewise: repulsion
+                      explores first, attraction settles later
 """
 
 import abc
@@ -34,6 +36,7 @@ __all__ = [
     "Bounded",
     "CappedNegativeMass",
     "ClippedError",
+    "FadingRepulsion",
     "Improvement",
     "RepulsionBound",
     "Unbounded",
@@ -64,15 +67,21 @@ class RepulsionBound(abc.ABC):
     """What keeps negative weights from pushing without end."""
 
     @abc.abstractmethod
-    def __call__(self, weights: Array, error: Array) -> Bounded:
-        """Bound weights [B, N] or elementwise squared errors [B, N, A]."""
+    def __call__(self, weights: Array, error: Array, step: Array | int = 0) -> Bounded:
+        """Bound weights [B, N] or elementwise squared errors [B, N, A].
+
+        Args:
+            weights: Signed weights.
+            error: Squared errors.
+            step: Updates done before this one.
+        """
 
 
 @dataclass(frozen=True)
 class Unbounded(RepulsionBound):
     """No bound."""
 
-    def __call__(self, weights: Array, error: Array) -> Bounded:
+    def __call__(self, weights: Array, error: Array, step: Array | int = 0) -> Bounded:
         """Change nothing."""
         return Bounded(weights, error, jnp.zeros(()))
 
@@ -95,7 +104,7 @@ class ClippedError(RepulsionBound):
         if not self.limit > 0:
             raise SimpoError(f"the error limit must be positive, got {self.limit}")
 
-    def __call__(self, weights: Array, error: Array) -> Bounded:
+    def __call__(self, weights: Array, error: Array, step: Array | int = 0) -> Bounded:
         """Clip errors; the gradient vanishes where clipped."""
         clipped = error > self.limit
         if self.negative_only:
@@ -121,20 +130,62 @@ class CappedNegativeMass(RepulsionBound):
         if not self.limit >= 0:
             raise SimpoError(f"the negative mass must be >= 0, got {self.limit}")
 
-    def __call__(self, weights: Array, error: Array) -> Bounded:
+    def __call__(self, weights: Array, error: Array, step: Array | int = 0) -> Bounded:
         """Scale both parts of the measure; its total stays what it was."""
-        positive, negative = jnp.maximum(weights, 0), jnp.maximum(-weights, 0)
-        mass = negative.mean(-1, keepdims=True)
+        mass = negative_mass(weights)
         capped = mass > self.limit
-        gained = positive.mean(-1, keepdims=True)
-        shrink = jnp.where(capped, self.limit / jnp.where(capped, mass, 1.0), 1.0)
-        excess = jnp.where(capped, mass - self.limit, 0.0)
-        grow = 1.0 - excess / jnp.where(capped, gained, 1.0)
-        weights = grow * positive - shrink * negative
-        return Bounded(weights, error, (capped & (negative > 0)).mean(dtype=float))
+        keep = jnp.where(capped, self.limit / jnp.where(capped, mass, 1.0), 1.0)
+        acted = (capped & (weights < 0)).mean(dtype=float)
+        return Bounded(shrink_negative(weights, keep), error, acted)
 
 
-BOUNDS = (Unbounded, ClippedError, CappedNegativeMass)
+@dataclass(frozen=True)
+class FadingRepulsion(RepulsionBound):
+    """Negative weights times 1 - step / updates: full at first, gone at the end.
+
+    What repulsion has found, it also leaves again; without negative weights the policy
+    settles. The bandit study measures it.
+    """
+
+    updates: int = 100_000
+    """Updates until no negative weight is left."""
+
+    def __post_init__(self) -> None:
+        """Reject a fade without length.
+
+        Raises:
+            SimpoError: updates < 1.
+        """
+        if not self.updates >= 1:
+            raise SimpoError(
+                f"updates of a fade must be at least 1, got {self.updates}"
+            )
+
+    def __call__(self, weights: Array, error: Array, step: Array | int = 0) -> Bounded:
+        """Scale both parts of the measure; its total stays what it was."""
+        keep = jnp.maximum(1.0 - step / self.updates, 0.0)
+        acted = ((keep < 1) & (weights < 0)).mean(dtype=float)
+        return Bounded(shrink_negative(weights, keep), error, acted)
+
+
+def negative_mass(weights: Array) -> Array:
+    """Mean |min(w, 0)| over candidates: [B, N] -> [B, 1]."""
+    return jnp.maximum(-weights, 0).mean(-1, keepdims=True)
+
+
+def shrink_negative(weights: Array, keep: Array) -> Array:
+    """Negative weights [B, N] times `keep` in [0, 1], positive ones so that sums stay.
+
+    Weights without a positive part stay as they are.
+    """
+    positive, negative = jnp.maximum(weights, 0), jnp.maximum(-weights, 0)
+    mass, gained = negative_mass(weights), positive.mean(-1, keepdims=True)
+    shrinks = (keep < 1) & (gained > 0)
+    grow = 1.0 - (1.0 - keep) * mass / jnp.where(shrinks, gained, 1.0)
+    return jnp.where(shrinks, grow * positive - keep * negative, weights)
+
+
+BOUNDS = (Unbounded, ClippedError, CappedNegativeMass, FadingRepulsion)
 
 
 def matching_loss(
@@ -145,6 +196,7 @@ def matching_loss(
     weights: Array,
     cond: Array,
     bound: RepulsionBound,
+    step: Array | int = 0,
 ) -> tuple[Array, Metrics]:
     """The reweighted matching loss, equation 7.
 
@@ -156,12 +208,13 @@ def matching_loss(
         weights: Signed weights from Stage I [B, N], no gradient through them.
         cond: Conditions [B, O].
         bound: What bounds the repulsion.
+        step: Updates done before this one.
 
     Returns:
         The loss [] and metrics: the unweighted error and the clipped fraction.
     """
     error = model.matching_error(net, key, candidates, cond)
-    bounded = bound(weights, error)
+    bounded = bound(weights, error, step)
     loss = jnp.mean(bounded.weights[..., None] * bounded.error)
     metrics = {"matching_error": error.mean(), "clipped_fraction": bounded.clipped}
     return loss, metrics
@@ -193,6 +246,7 @@ def policy_improvement(
     candidates: Array,
     q: Array,
     cond: Array,
+    step: Array | int,
 ) -> Improvement:
     """Both stages of the paper: weigh the candidates, match the model to them.
 
@@ -207,6 +261,7 @@ def policy_improvement(
         candidates: Actions of the behaviour policy [B, N, A].
         q: Their values [B, N].
         cond: Conditions [B, O].
+        step: Updates done before this one.
     """
     weights, lam, temperature_state = temperature.weigh(temperature_state, weighting, q)
     values = jax.lax.stop_gradient(weights.values)
@@ -214,7 +269,7 @@ def policy_improvement(
     def loss(
         net: Network, key: Array, x: Array, w: Array, cond: Array
     ) -> tuple[Array, Metrics]:
-        return matching_loss(model, net, key, x, w, cond, bound)
+        return matching_loss(model, net, key, x, w, cond, bound, step)
 
     (value, metrics), grads = mean_over_blocks(
         functools.partial(jax.value_and_grad(loss, has_aux=True), net),

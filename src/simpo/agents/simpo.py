@@ -252,6 +252,7 @@ class SiMPO(Agent):
             candidates=candidates,
             q=q,
             cond=batch.obs,
+            step=state.step,
         )
         actor, actor_opt = descend(
             self.actor_optimiser, improvement.grads, state.actor_opt, state.actor
