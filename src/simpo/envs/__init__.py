@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from simpo.envs.control import ControlEnv, Episode, NonFiniteTransition, Step
+from simpo.registration import register
 from simpo.types import SimpoError
 
 __all__ = [
@@ -35,12 +36,18 @@ __all__ = [
 ]
 
 
+register()
+
+
 class Environment(NamedTuple):
-    """A recommended task: O, A, the time limit in steps and what it is about."""
+    """A recommended task: O, A, the time limit in steps and what it is about.
+
+    The limit is None where every episode terminates by itself.
+    """
 
     obs_dim: int
     action_dim: int
-    max_steps: int
+    max_steps: int | None
     note: str
 
 
@@ -70,6 +77,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     **_mujoco("HumanoidStandup", 376, 348, 17, 1000, "stand up; never terminates"),
     "Pendulum-v1": Environment(3, 1, 200, "swing up a pendulum; never terminates"),
     "MountainCarContinuous-v0": Environment(2, 1, 999, "drive out of a valley"),
+    "simpo/BanditTwoPeaks-v0": Environment(1, 1, None, "one step; two reward peaks"),
 }
 
 
