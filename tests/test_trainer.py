@@ -120,7 +120,7 @@ def test_the_policy_is_the_last_one(finished):
 
 def test_the_summary_says_what_next(finished):
     lines = finished.summary().splitlines()
-    assert re.match(r"return +-?[\d,]+ ± [\d,]+ \(single, mean ± std of 2", lines[0])
+    assert re.match(r"return +-?[\d,.]+ ± [\d,.]+ \(single, mean ± std of 2", lines[0])
     assert "best-of-3" in lines[1]
     assert lines[-1] == f"next     simpo eval {finished.directory}"
     paths = [finished.directory / part for part in ("", "plots/overview.png", "policy")]

@@ -28,6 +28,7 @@ __all__ = [
     "MultiLogger",
     "ProgressBar",
     "TensorBoardLogger",
+    "rounded",
     "thousands",
 ]
 

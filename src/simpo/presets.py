@@ -107,6 +107,8 @@ PRESETS: dict[str, Preset] = {
             log_every=500,
             eval_every=7_500,
         ),
+        # whose peaks are narrower than the noise
+        tasks={"simpo/BanditTwoPeaks-v0": replace(LAPTOP, candidate_noise=0.1)},
     ),
     "paper": Preset(
         source="paper, Table F.1, Sections 5.2 and 5.4; where it is silent, method.md",

@@ -25,7 +25,13 @@ from simpo.checkpoint import write_json
 from simpo.config import to_json
 from simpo.envs import make
 from simpo.evaluation import EpisodeRow
-from simpo.loggers import CsvLogger, MultiLogger, ProgressBar, TensorBoardLogger
+from simpo.loggers import (
+    CsvLogger,
+    MultiLogger,
+    ProgressBar,
+    TensorBoardLogger,
+    rounded,
+)
 from simpo.trainer import Run, Trainer
 from simpo.types import SimpoError
 
@@ -60,7 +66,8 @@ class Finished:
         """What to look at and what to type next."""
         samplers = dict.fromkeys(r.sampler for r in self.rows)
         scores = "\n".join(
-            f"return   {self.returns(s).mean():,.0f} ± {self.returns(s).std():,.0f} "
+            f"return   {rounded(self.returns(s).mean())} ± "
+            f"{rounded(self.returns(s).std())} "
             f"({s}, mean ± std of {len(self.returns(s))} episodes)"
             for s in samplers
         )

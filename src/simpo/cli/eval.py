@@ -16,6 +16,7 @@ from simpo.checkpoint import SavedPolicy, load
 from simpo.cli.options import read_options
 from simpo.envs import make
 from simpo.evaluation import EpisodeRow, evaluate
+from simpo.loggers import rounded
 from simpo.plotting import mean_interval
 from simpo.types import SimpoError
 
@@ -52,8 +53,8 @@ def show(rows: list[EpisodeRow], env: str) -> None:
         table.add_row(
             sampler,
             str(len(returns)),
-            f"{mean:,.1f} ± {high - mean:,.1f}",
-            *(f"{q:,.1f}" for q in quantiles),
+            f"{rounded(mean)} ± {rounded(high - mean)}",
+            *(rounded(q) for q in quantiles),
         )
     Console().print(table)
 
