@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train an agent; without arguments, in minutes, on a laptop",
     "eval": "play episodes with a trained policy and print returns per sampler",
+    "reproduce": "make a figure of the paper: bandit, landscape-map, geometry",
     "plot": "draw learning curves, weights and diagnostics of run directories",
     "list": "list envs, agents, weightings or presets",
     "doctor": "check the installation: versions, devices, rendering",
@@ -25,7 +26,7 @@ COMMANDS = {
 
 def usage() -> str:
     """What `simpo --help` prints."""
-    rows = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
     return (
         "simpo: reinforcement learning of diffusion and flow policies by signed "
         "reweighting\n\nusage: simpo COMMAND [options]\n\n"

@@ -53,7 +53,7 @@ def show(rows: list[EpisodeRow], env: str) -> None:
         table.add_row(
             sampler,
             str(len(returns)),
-            f"{rounded(mean)} ± {rounded(high - mean)}",
+            f"{rounded(float(mean))} ± {rounded(float(high - mean))}",
             *(rounded(q) for q in quantiles),
         )
     Console().print(table)

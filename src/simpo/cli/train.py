@@ -1,14 +1,13 @@
 """`simpo train [ENV] [options]`: train, evaluate, save, draw."""
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import jax
 import tyro
 
 from simpo.agents import SiMPO
 from simpo.cli.arguments import union_registry
+from simpo.cli.backend import keep_compiled
 from simpo.cli.options import read_options
 from simpo.presets import DEFAULT_ENV, DEFAULT_PRESET, PRESETS, find
 from simpo.runs import start_run
@@ -40,14 +39,6 @@ def option(argv: list[str], name: str) -> str | None:
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return None
-
-
-def keep_compiled() -> None:
-    """Let JAX keep what it compiles on disk, unless the user has said where."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("SIMPO_HOME", Path.home() / ".cache" / "simpo")
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def read_arguments(argv: list[str], preset: str, run: Run) -> TrainArguments:

@@ -1,0 +1,46 @@
+"""`simpo reproduce FIGURE [options]`: one command per figure of the paper."""
+
+import difflib
+import importlib
+from typing import Any
+
+from simpo.cli.backend import keep_compiled, one_device_per_core
+from simpo.cli.options import read_options
+from simpo.experiments.report import reproduce
+from simpo.types import SimpoError
+
+__all__ = ["main"]
+
+STUDIES = {
+    "bandit": ("simpo.experiments.bandit", "BanditStudy"),
+    "landscape-map": ("simpo.experiments.landscape_map", "MapStudy"),
+    "geometry": ("simpo.experiments.geometry", "GeometryStudy"),
+}
+CHOICES = ", ".join(STUDIES)
+
+
+def find(name: str) -> Any:
+    """The study with its default options."""
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {CHOICES}"
+        raise SimpoError(f"unknown figure '{name}'; {hint}")
+    module, study = STUDIES[name]
+    return getattr(importlib.import_module(module), study)()
+
+
+def main(argv: list[str]) -> int:
+    """Run a study; print its report and where everything is."""
+    if argv in (["-h"], ["--help"]):
+        print(f"usage: simpo reproduce {{{','.join(STUDIES)}}} [options]")
+        return 0
+    if not argv or argv[0].startswith("-"):
+        raise SimpoError(f"reproduce what? choose from {CHOICES}")
+    study = find(argv[0])
+    study = read_options(study, argv[1:], prog=f"simpo reproduce {argv[0]}")
+    keep_compiled()
+    one_device_per_core()
+    report = reproduce(study)
+    print("\n".join(report.lines))
+    print(f"results  {report.folder}")
+    return 0
