@@ -146,7 +146,7 @@ def test_help_names_the_figures(capsys):
 def test_summaries():
     curves = np.arange(40.0).reshape(1, 40).repeat(3, 0)
     np.testing.assert_array_equal(final(curves), [38.5] * 3)
-    assert interval_text(np.array([1.0, 2.0, 3.0])) == "2.000 [-0.484, 4.484]"
+    assert interval_text(np.array([1.0, 2.0, 3.0])) == "2.0000 [-0.4841, 4.4841]"
     assert rate_text(np.array([1, 1, 1, 0])) == "3/4 [30, 95] %"
     assert table(["a", "bb"], [["ccc", "d"]]) == "a    bb\nccc  d"
     rows = curve_rows("Exp", curves[:, :2], 100, landscape="broad")

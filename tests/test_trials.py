@@ -120,7 +120,7 @@ def test_shapes_and_progress(starts, results):
 
 
 def test_pretraining_fits_the_start():
-    protocol = replace(TINY, pretrain_steps=600, pretrain_batch=256, width=32)
+    protocol = replace(TINY, pretrain_steps=400, pretrain_batch=128, width=32)
     protocol = replace(protocol, denoising_steps=30, final_samples=2000)
     starts = trials.pretrain(protocol, 2, seed=3)
     one = replace(protocol, iterations=1, points=1)

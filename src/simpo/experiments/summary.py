@@ -37,9 +37,9 @@ def curve_rows(name: str, curves: np.ndarray, rounds: int, **fields: object) -> 
 
 
 def interval_text(values: np.ndarray) -> str:
-    """Mean and interval of [T], as `0.123 [0.100, 0.146]`."""
+    """Mean and interval of [T], as `0.1234 [0.1000, 0.1468]`."""
     mean, low, high = mean_interval(values)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def rate_text(hits: np.ndarray) -> str:
