@@ -52,10 +52,16 @@ def test_curvature(tmp_path):
     assert "KL target, nats" in texts(bandit.curvature_sweep(rows, tmp_path / "b"))
 
 
-def test_curves_show_means_and_intervals():
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_curves_show_means_and_intervals(scale):
     axes = Figure().subplots()
     data = curves(("Exp",))
-    bandit.draw_regret(axes, data)
+    bandit.draw_regret(axes, data, scale)
+    low, high = axes.get_ylim()
+    shown = axes.lines[0].get_ydata()
+    assert axes.get_yscale() == scale
+    assert low < shown.min() < shown.max() < high
+    assert low == 0 if scale == "linear" else low > 0
     np.testing.assert_allclose(axes.lines[0].get_ydata(), data.regret["Exp"].mean(0))
     np.testing.assert_allclose(axes.lines[0].get_xdata()[[0, -1]], [2.5, 97.5])
     assert len(axes.collections) == 1

@@ -250,7 +250,7 @@ class Curvature:
         )
         names = {
             BEST: "Each at its best",
-            SAME_KL: f"Same KL target, {self.kl:g} nats",
+            SAME_KL: f"Same KL target, {self.kl:g} nat",
             SAME_TEMPERATURE: f"Same temperature, {self.temperature:g}",
         }
         conditions = [

@@ -154,9 +154,7 @@ def curvature(rows: Sequence[Row], out: Path) -> list[Path]:
         for row in rows:
             draw_landscape(next(axes), row.landscape)
             for curves in row.conditions:
-                axes_of_curves = next(axes)
-                draw_regret(axes_of_curves, curves)
-                axes_of_curves.set_yscale("log")
+                draw_regret(next(axes), curves, scale="log")
 
     return draw(out, (5.0 * columns, 4.4 * len(rows)), fill)
 
@@ -208,8 +206,9 @@ def draw_landscape(axes: Axes, data: Landscape) -> None:
     axes.legend(handles=handles, loc="upper left", fontsize=9)
 
 
-def draw_regret(axes: Axes, data: Curves) -> None:
+def draw_regret(axes: Axes, data: Curves, scale: str = "linear") -> None:
     """Mean regret with its interval, by method."""
+    axes.set_yscale(scale)
     for name, regret in data.regret.items():
         color, style = LOOKS[name]
         mean, low, high = mean_interval(regret)
@@ -217,7 +216,8 @@ def draw_regret(axes: Axes, data: Curves) -> None:
         axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(x, mean, color=color, linestyle=style, label=name)
     axes.set_xlim(0, data.rounds)
-    axes.set_ylim(bottom=0)
+    if scale == "linear":
+        axes.set_ylim(bottom=0)
     axes.set_xlabel("rounds")
     axes.set_ylabel("expected simple regret")
     axes.set_title(data.title)
