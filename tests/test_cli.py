@@ -469,7 +469,7 @@ def test_eval_prints_a_row_per_sampler(run, capfd, tmp_path):
         (sampler, str(i)) for sampler in ("single", "best-of-4") for i in range(3)
     ]
     mean = np.mean([float(row["return"]) for row in rows[:3]])
-    assert f"{mean:,.1f} ±" in out
+    assert f"{mean:.3g} ±" in out
 
 
 def test_eval_repeats_itself(run, capfd):
