@@ -304,6 +304,8 @@ def test_the_bandit_study(tmp_path):
     out, folder = reproduce_quickly("bandit", tmp_path, "--trials", "4")
     names = {path.stem for path in folder.glob("*.svg")}
     assert names == {"escape", "curvature", "curvature_sweep"}
+    settings = json.loads((folder / "figures.json").read_text())
+    assert settings["Escape"]["noise"] == 0.2 and settings["Curvature"]["trials"] == 4
     rows = read(folder / "escape.csv")
     assert len(rows) == 5 * 4 and {row["method"] for row in rows} >= {"Lin. Neg."}
     assert len(read(folder / "curvature.csv")) == 2 * 3 * 3 * 4

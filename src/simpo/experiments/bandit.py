@@ -1,8 +1,9 @@
 """`simpo reproduce bandit`: the paper's bandit study, Figures 2 and 3."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+from simpo.checkpoint import write_json
 from simpo.experiments.curvature import Curvature
 from simpo.experiments.escape import Escape
 from simpo.experiments.report import Report, Study
@@ -33,6 +34,8 @@ class BanditStudy(Study):
     def run(self, report: Report) -> None:
         """Measure, draw and judge both figures."""
         figures = self.figures
+        settings = {type(figure).__name__: asdict(figure) for figure in figures}
+        write_json(report.folder / "figures.json", settings)
         report.expect(sum(figure.work for figure in figures))
         for figure in figures:
             figure.run(report, self.seed)

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from simpo.envs.bandit import Bandit, Bumps
+from simpo.experiments.escape import FADED
 from simpo.experiments.report import Report, Study, Verdict
 from simpo.experiments.summary import final, table
 from simpo.experiments.trials import (
@@ -61,8 +62,6 @@ METHODS: dict[str, Weighting] = {
 SIGNED = ("Lin. Neg.", "Sqr. Neg.")
 CENTRE = -0.8
 """c, the lower optimum, where the policy starts."""
-FADED = 0.8
-"""Share of the rounds after which no negative weight is left."""
 
 
 def participation(q: np.ndarray) -> np.ndarray:

@@ -186,12 +186,10 @@ def draw_landscape(axes: Axes, data: Landscape) -> None:
     middle = (edges[1:] + edges[:-1]) / 2
     start = np.histogram(data.start, edges, density=True)[0]
     density.fill_between(middle, start, color=GREY, alpha=0.35, linewidth=0)
-    peaks = {}
     for name, actions in data.final.items():
         color, style = LOOKS[name]
         share = np.histogram(actions, edges, density=True)[0]
         density.plot(middle, share, color=color, linestyle=style, linewidth=1.6)
-        peaks[name] = share
     density.set_ylim(bottom=0)
     density.set_ylabel("density of actions, all trials")
     density.spines["right"].set_visible(True)
