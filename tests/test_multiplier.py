@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
+from simpo import multiplier
 from simpo.weighting import (
     Custom,
     Exponential,
@@ -206,3 +207,16 @@ def test_scalar_root_finding_agrees(weighting, q, temperature):
     expected, nu = oracle(weighting, q, temperature)
     assert error(weights.values, expected) < 1e-9
     assert weights.multiplier[0] == pytest.approx(nu, rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("exponent", [1, 2])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_many_candidates_are_weighed_like_few(exponent, scale, monkeypatch):
+    rng = np.random.default_rng(5)
+    q = np.float32(scale * rng.normal(size=(20, 50)))
+    q[0], q[1, 7:] = 0.0, q[1, 7]  # ties
+    x = q - q.max(-1, keepdims=True)
+    few = multiplier.active(x, exponent, 1.3)
+    monkeypatch.setattr(multiplier, "MAX_PAIRED", 10)
+    np.testing.assert_array_equal(multiplier.active(x, exponent, 1.3), few)
+    assert few.any(-1).all() and (few.all(-1).sum() < 20 or scale < 1)

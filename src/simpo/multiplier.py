@@ -33,6 +33,8 @@ __all__ = [
 
 Array = Any
 Function = Callable[[Array], Array]
+MAX_PAIRED = 256
+"""Candidates up to which `active` compares all pairs, N^2 numbers per state."""
 
 
 def solve_offset(
@@ -125,11 +127,21 @@ def _signed_power(y: Array, exponent: float) -> Array:
 def active(x: Array, exponent: int, budget: float) -> Array:
     """Candidates [..., N] above the floor: sum over better ones of gap^p <= budget.
 
-    Those that satisfy it are a prefix of the sorted values. Gaps beyond the budget
-    are cut short, so that squares neither overflow nor cancel.
+    All pairs of a few candidates cost a compiler less than sorting them.
+    """
+    x = detach(x)
+    if x.shape[-1] > MAX_PAIRED:
+        return _active_of_many(x, exponent, budget)
+    gaps = at_least(x[..., None, :] - x[..., :, None], 0.0)
+    return array_namespace(x).sum(gaps**exponent, axis=-1) <= budget
+
+
+def _active_of_many(x: Array, exponent: int, budget: float) -> Array:
+    """The same from prefix sums: those above the floor are a prefix when sorted.
+
+    Gaps beyond the budget are cut short, so that squares neither overflow nor cancel.
     """
     xp = array_namespace(x)
-    x = detach(x)
     ordered = at_least(xp.sort(x, axis=-1, descending=True), -1 - budget)
     rank = xp.cumulative_sum(xp.ones_like(ordered), axis=-1)
     first = xp.cumulative_sum(ordered, axis=-1)
