@@ -16,7 +16,7 @@ from simpo.experiments.plan import Plan
 from simpo.experiments.trials import Case, Method, Protocol, Setting
 from simpo.matching import FadingRepulsion, matching_loss
 from simpo.randomness import normal
-from simpo.temperature import EntropyTarget, Fixed, Solved
+from simpo.temperature import EntropyTarget, Solved
 from simpo.types import SimpoError
 from simpo.weighting import Exponential, Linear
 
@@ -35,11 +35,11 @@ TINY = Protocol(
     bound=FadingRepulsion(4),
 )
 METHODS = (
-    Method(Exponential(), Solved(EntropyTarget(0.5))),
-    Method(Linear(-0.4), Fixed(1.0)),
+    Method(Exponential()),
+    Method(Linear(-0.4), solved=False),
 )
 CASES = [
-    Case(0, Setting.of(TWO_PEAKS, noise=0.2, rate=1e-2)),
+    Case(0, Setting.of(TWO_PEAKS, noise=0.2, rate=1e-2, kl=0.5)),
     Case(1, Setting.of(TWO_PEAKS, noise=0.1, rate=2e-2, scale=0.3)),
 ]
 
@@ -64,11 +64,12 @@ def plain_trial(case, net, key):
         x = jnp.clip(drawn + setting.noise * normal(keys[1], drawn.shape), -2, 2)
         q = setting.bandit.reward(x)
         # the temperature as it is, not as a scale of the reward
-        if isinstance(method.temperature, Fixed):
+        if method.solved:
+            target = EntropyTarget(float(setting.kl))
+            weights, lam, _ = Solved(target).weigh((), method.weighting, q)
+        else:
             lam = setting.scale
             weights = method.weighting(q, lam)
-        else:
-            weights, lam, _ = method.temperature.weigh((), method.weighting, q)
         rate = setting.rate * (1 + (TINY.final_rate - 1) * i / TINY.iterations)
         for inner in jax.random.split(keys[2], TINY.inner_steps):
             grads = jax.grad(
@@ -151,9 +152,9 @@ def test_every_trial_of_every_case_is_planned_once(monkeypatch, devices, cases, 
 def test_impossible_protocols_are_refused(starts):
     with pytest.raises(SimpoError, match="multiple of points"):
         replace(TINY, iterations=7)
-    hopeless = (Method(Exponential(), Solved(EntropyTarget(5.0))),)
+    hopeless = Case(0, Setting.of(TWO_PEAKS, noise=0.2, rate=1e-2, kl=5.0))
     with pytest.raises(SimpoError, match="out of reach"):
-        trials.run(TINY, hopeless, CASES[:1], starts)
+        trials.run(TINY, METHODS, [hopeless], starts)
 
 
 def test_settings_take_any_bandit():

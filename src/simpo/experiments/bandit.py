@@ -51,8 +51,8 @@ class BanditStudy(Study):
             Escape(trials, rounds=400, sweep_trials=0),
             Curvature(
                 trials,
-                rounds=100,
-                points=25,
+                rounds=80,
+                points=20,
                 sweep_trials=trials,
                 kls=(1.0,),
                 temperatures=(0.1, 3.0),

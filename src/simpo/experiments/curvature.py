@@ -28,7 +28,6 @@ from simpo.experiments.trials import (
 )
 from simpo.plotting import bandit as plots
 from simpo.plotting.curves import mean_interval
-from simpo.temperature import EntropyTarget, Fixed, Solved
 from simpo.weighting import Exponential, Linear, Square, Weighting
 
 __all__ = ["Curvature"]
@@ -119,19 +118,16 @@ class Curvature:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """For each weighting, all KL targets and then a temperature of one."""
-        ways = [Solved(EntropyTarget(kl)) for kl in self.kls] + [Fixed(1.0)]
-        return tuple(Method(w, way) for w in METHODS.values() for way in ways)
+        """For each weighting, at a KL target and at a temperature."""
+        return tuple(Method(w, s) for w in METHODS.values() for s in (True, False))
 
     def case(self, name: str, width: float, choice: Choice) -> Case:
         """A method on a landscape; a temperature is the scale of the reward."""
-        fixed = choice.kind == "temperature"
-        way = len(self.kls) if fixed else self.kls.index(choice.value)
-        scale = choice.value if fixed else 1.0
-        setting = Setting.of(
-            landscape(width), noise=self.noise, rate=choice.rate, scale=scale
-        )
-        return Case(list(METHODS).index(name) * (len(self.kls) + 1) + way, setting)
+        solved = choice.kind == "kl"
+        held = {"kl" if solved else "scale": choice.value}
+        bandit = landscape(width)
+        setting = Setting.of(bandit, noise=self.noise, rate=choice.rate, **held)
+        return Case(self.methods.index(Method(METHODS[name], solved)), setting)
 
     def run(self, report: Report, seed: int) -> None:
         """Measure, draw and judge."""

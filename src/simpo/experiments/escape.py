@@ -10,6 +10,7 @@ weights without a negative part do not notice).
 """
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -34,7 +35,6 @@ from simpo.experiments.trials import (
 from simpo.matching import FadingRepulsion
 from simpo.plotting import bandit as plots
 from simpo.plotting.curves import mean_interval
-from simpo.temperature import EntropyTarget, Solved
 from simpo.weighting import Exponential, Linear, Square, Weighting
 
 __all__ = ["Escape"]
@@ -97,20 +97,19 @@ class Escape:
         fade = FadingRepulsion(updates=int(FADED * rounds))
         return replace(PROTOCOL, iterations=rounds, bound=fade)
 
-    def setting(self, noise: float) -> Setting:
-        """The landscape with some candidate noise."""
-        return Setting.of(TWO_PEAKS, noise=noise, rate=self.rate)
+    def setting(self, noise: float, kl: float) -> Setting:
+        """The landscape with some candidate noise and KL target."""
+        return Setting.of(TWO_PEAKS, noise=noise, rate=self.rate, kl=kl)
 
     def common(self, report: Report, seed: int) -> dict[str, Results]:
         """Every method in the common setting: a case of T trials each."""
         protocol = self.protocol(self.rounds)
-        target = Solved(EntropyTarget(self.kl))
-        methods = tuple(Method(w, target) for w in METHODS.values())
+        methods = tuple(map(Method, METHODS.values()))
         report.advance("Figure 2: start", 0)
         starts, results = pretrain(protocol, self.trials, seed), {}
         for k, name in enumerate(METHODS):
             bar = report.bar_of(f"Figure 2: {name}")
-            case = Case(k, self.setting(self.noise))
+            case = Case(k, self.setting(self.noise, self.kl))
             results[name] = out = run(protocol, methods, [case], starts, bar)
             report.add("escape", self.rows(name, self.noise, self.kl, out.regret[0]))
             report.add("escape_curves", curve_rows(name, out.regret[0], self.rounds))
@@ -119,18 +118,16 @@ class Escape:
     def sweep(self, report: Report, seed: int) -> dict[str, np.ndarray]:
         """Regret of every method by noise and KL target [noises, kls, T, points]."""
         protocol = self.protocol(self.sweep_rounds)
-        targets = [Solved(EntropyTarget(kl)) for kl in self.kls]
-        methods = tuple(Method(w, t) for w in METHODS.values() for t in targets)
+        methods = tuple(map(Method, METHODS.values()))
         report.advance("Figure 2: sweep", 0)
         starts, results = pretrain(protocol, self.sweep_trials, seed), {}
-        grid = [(noise, j) for noise in self.noises for j in range(len(self.kls))]
+        grid = list(product(self.noises, self.kls))
         for k, name in enumerate(METHODS):
             bar = report.bar_of(f"Figure 2 sweep: {name}")
-            first = k * len(self.kls)
-            cases = [Case(first + j, self.setting(noise)) for noise, j in grid]
+            cases = [Case(k, self.setting(*at)) for at in grid]
             regret = run(protocol, methods, cases, starts, bar).regret
-            for (noise, j), one in zip(grid, regret, strict=True):
-                report.add("escape_sweep", self.rows(name, noise, self.kls[j], one))
+            for at, one in zip(grid, regret, strict=True):
+                report.add("escape_sweep", self.rows(name, *at, one))
             shape = (len(self.noises), len(self.kls), *regret.shape[1:])
             results[name] = regret.reshape(shape)
         return results

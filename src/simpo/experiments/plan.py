@@ -35,7 +35,7 @@ class Plan:
     def of(cases: int, trials: int) -> "Plan":
         """Blocks of at most `BLOCK` trials on CPUs, an equal share elsewhere."""
         devices = jax.device_count()
-        share = -(-trials // devices)
+        share = min(trials, -(-cases * trials // devices))
         block = min(share, BLOCK) if jax.default_backend() == "cpu" else share
         return Plan(cases, trials, block, devices)
 

@@ -31,9 +31,9 @@ from simpo.generative import Flow
 from simpo.matching import RepulsionBound, Unbounded, matching_loss
 from simpo.networks import Denoiser
 from simpo.randomness import normal
-from simpo.temperature import Fixed, Solved
+from simpo.temperature import EntropyTarget, Fixed, Solved, Target
 from simpo.types import PyTree, SimpoError
-from simpo.weighting import Weighting
+from simpo.weighting import Weighting, Weights
 
 __all__ = [
     "Case",
@@ -49,6 +49,8 @@ __all__ = [
 COND: Any = np.zeros((1, 1), np.float32)
 """The one state of a bandit."""
 ADAM = optax.scale_by_adam()
+NO_ROUND = 2**31 - 1
+"""Folded into the keys of draws that belong to no round."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,36 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Method:
-    """How candidates become weights."""
+class Nats(Target):
+    """`EntropyTarget` whose bound is an array: one program for all bounds."""
+
+    nats: Array
+    """Bound, []."""
+
+    def excess(self, weights: Weights, weighting: Weighting) -> Array:
+        """Mean of ln N - H, minus the bound."""
+        return kl_to_uniform(weights.values).mean() - self.nats
+
+    def check(self, weighting: Weighting, candidates: int) -> None:
+        """Arrays are checked before they are traced, by `run`."""
+
+
+class Method(NamedTuple):
+    """How candidates become weights.
+
+    Attributes:
+        weighting: Stage I.
+        solved: Whether lambda is solved for the setting's KL target; otherwise it is
+            the setting's scale.
+    """
 
     weighting: Weighting
-    """Stage I."""
-    temperature: Fixed | Solved
-    """How lambda is chosen."""
+    solved: bool = True
+
+    def weigh(self, kl: Array, q: Array) -> tuple[Weights, Array]:
+        """Weights and temperature of values [1, N] divided by the scale."""
+        rule = Solved(Nats(kl)) if self.solved else Fixed(1.0)
+        return rule.weigh((), self.weighting, q)[:2]
 
 
 class Setting(NamedTuple):
@@ -121,21 +146,28 @@ class Setting(NamedTuple):
         bandit: The landscape.
         noise: Standard deviation of the noise on candidates.
         rate: Learning rate of Adam at the first round.
-        scale: Rewards are divided by it before they are weighed: under `Fixed(1.0)` it
-            is the temperature, which then needs no program of its own.
+        kl: KL target of methods that solve for the temperature, in nats.
+        scale: Rewards are divided by it before they are weighed: it is the temperature
+            of the other methods.
     """
 
     bandit: Bandit
     noise: Array
     rate: Array
+    kl: Array
     scale: Array
 
     @staticmethod
     def of(
-        bandit: Bandit, *, noise: float, rate: float, scale: float = 1.0
+        bandit: Bandit,
+        *,
+        noise: float,
+        rate: float,
+        kl: float = 1.0,
+        scale: float = 1.0,
     ) -> "Setting":
         """A setting from plain numbers."""
-        numbers = (jnp.asarray(x, jnp.float32) for x in (noise, rate, scale))
+        numbers = (jnp.asarray(x, jnp.float32) for x in (noise, rate, kl, scale))
         return Setting(jax.tree.map(jnp.asarray, bandit), *numbers)
 
 
@@ -193,7 +225,7 @@ class State(NamedTuple):
 def pretrain(protocol: Protocol, trials: int, seed: int) -> Starts:
     """Policies fitted to the start Gaussian, each from its own random network [T]."""
 
-    def fit(key: Array) -> Starts:
+    def fit(key: Array, mean: Array, std: Array) -> Starts:
         init_key, fit_key, trial_key = jax.random.split(key, 3)
         net = Denoiser.init(
             init_key, 1, 1, width=protocol.width, depth=2, frequencies=4
@@ -207,8 +239,7 @@ def pretrain(protocol: Protocol, trials: int, seed: int) -> Starts:
             net, opt = carry
             draw_key, match_key = jax.random.split(jax.random.fold_in(fit_key, i))
             x = normal(draw_key, (1, protocol.pretrain_batch, 1))
-            x = protocol.start_mean + protocol.start_std * x
-            x = jnp.clip(x, -protocol.box, protocol.box)
+            x = jnp.clip(mean + std * x, -protocol.box, protocol.box)
             grads = jax.grad(mismatch)(net, match_key, x)
             return descend(adam, grads, opt, net), None
 
@@ -222,7 +253,9 @@ def pretrain(protocol: Protocol, trials: int, seed: int) -> Starts:
     plan = Plan.of(1, trials)
     fit_all = plan.compile(jax.vmap(fit))
     keys = jax.random.split(jax.random.key(seed), trials)
-    groups = [fit_all(keys[trial]) for trial in plan.trial]
+    means = jnp.full(trials, protocol.start_mean)  # data: one program for all starts
+    stds = jnp.full(trials, protocol.start_std)
+    groups = [fit_all(keys[at], means[at], stds[at]) for at in plan.trial]
     return jax.tree.map(lambda x: x[0], plan.by_case(groups))
 
 
@@ -239,9 +272,9 @@ def advance(
     drawn = protocol.flow.sample(state.net, sample_key, COND, protocol.candidates)
     x = drawn + setting.noise * normal(noise_key, drawn.shape)
     x = jnp.clip(x, -protocol.box, protocol.box)
-    ways = [functools.partial(m.temperature.weigh, (), m.weighting) for m in methods]
+    ways = [m.weigh for m in methods]
     q = setting.bandit.step(x) / setting.scale
-    weights, temperature, _ = jax.lax.switch(method, ways, q)
+    weights, temperature = jax.lax.switch(method, ways, setting.kl, q)
 
     def mismatch(net: Denoiser, key: Array) -> Array:
         w, bound = weights.values, protocol.bound
@@ -285,26 +318,29 @@ def run(
     Raises:
         SimpoError: A temperature that cannot be solved for.
     """
-    for m in methods:
-        m.temperature.check(m.weighting, protocol.candidates)
+    for case in cases:
+        if (m := methods[case.method]).solved:
+            target = EntropyTarget(float(case.setting.kl))
+            target.check(m.weighting, protocol.candidates)
     plan = Plan.of(len(cases), len(starts.key))
     index = jnp.array([case.method for case in cases], jnp.int32)
     settings = jax.tree.map(lambda *xs: jnp.stack(xs), *(c.setting for c in cases))
-    begin, draw = edges(protocol, plan.program)
+    begin, draw = edges(protocol.flow, protocol.final_samples, plan.program)
     proceed = rounds(protocol, methods, plan.program)
     done = plan.devices * plan.block * protocol.iterations // protocol.points
     groups = []
     for case, trial in zip(plan.case, plan.trial, strict=True):
-        state, first = begin(take(starts, trial))
+        state = begin(take(starts, trial))
+        first = jax.device_get(draw(state))
         setting, curves = take(settings, case), []
         for _ in range(protocol.points):
             state, record = proceed(index[case], setting, state)
             curves.append(jax.device_get(record))
             progress(done)
         curves = jax.tree.map(lambda *xs: np.stack(xs, -1), *curves)
-        groups.append((curves, jax.device_get((first, draw(state)))))
-    curves, (first, last) = plan.by_case(groups)
-    best = np.asarray(jax.jit(jax.vmap(lambda s: s.bandit.best()[1]))(settings))
+        groups.append((curves, first, jax.device_get(draw(state))))
+    curves, first, last = plan.by_case(groups)
+    best = np.array([best_reward(case.setting.bandit) for case in cases])
     return Results(
         regret=best[:, None, None] - curves["reward"],
         temperature=curves["temperature"],
@@ -339,18 +375,22 @@ def rounds(
     return plan.compile(proceed)
 
 
+@jax.jit
+def best_reward(bandit: Bandit) -> Array:
+    """max_a r(a), []."""
+    return bandit.best()[1]
+
+
 @functools.cache
-def edges(protocol: Protocol, plan: Plan) -> tuple[Callable[..., Any], ...]:
-    """Compiled: the first state and actions drawn from it; actions drawn later."""
+def edges(flow: Flow, samples: int, plan: Plan) -> tuple[Callable[..., Any], ...]:
+    """Compiled: the first state of trials; actions drawn from a state."""
+
+    def begin(start: Starts) -> State:
+        opt = ADAM.init(start.net)  # pyright: ignore[reportArgumentType]
+        return State(start.net, opt, start.key, jnp.zeros((), jnp.int32))
 
     def draw(state: State) -> Array:
-        key = jax.random.fold_in(state.key, protocol.iterations)  # no round has it
-        n = protocol.final_samples
-        return protocol.flow.sample(state.net, key, COND, n)[0, :, 0]
-
-    def begin(start: Starts) -> tuple[State, Array]:
-        opt = ADAM.init(start.net)  # pyright: ignore[reportArgumentType]
-        state = State(start.net, opt, start.key, jnp.zeros((), jnp.int32))
-        return state, draw(state)
+        key = jax.random.fold_in(state.key, NO_ROUND)
+        return flow.sample(state.net, key, COND, samples)[0, :, 0]
 
     return plan.compile(jax.vmap(begin)), plan.compile(jax.vmap(draw))
