@@ -177,7 +177,7 @@ def test_updates_keep_pace_with_steps(
 
     monkeypatch.setattr(trainer, "apply_updates", update)
     monkeypatch.setattr(trainer, "evaluate", list)
-    monkeypatch.setattr(trainer, "act", lambda *_: np.zeros((num_envs, 1)))
+    monkeypatch.setattr(trainer, "decide", lambda *_: np.zeros((num_envs, 1)))
     trainer.train()
     assert steps <= trainer.step < steps + num_envs
     assert len(trainer.buffer) == trainer.step
@@ -194,7 +194,7 @@ def test_warm_up_actions_are_uniform_and_later_ones_are_the_policys(tmp_path):
     run = tiny_run(warmup_steps=100, steps=120, updates_per_step=0.2, num_envs=4)
     trainer = Trainer(run, tmp_path, CsvLogger(tmp_path))
     asked = []
-    trainer.act = lambda *args: asked.append(args[3]) or np.full((4, 1), 0.25)
+    trainer.decide = lambda *args: asked.append(args[3]) or np.full((4, 1), 0.25)
     while trainer.step < run.steps:
         trainer.collect()
     assert asked == [25, 26, 27, 28, 29]

@@ -1,6 +1,10 @@
 """Critics: temporal-difference targets, their loss, averaged target networks.
 
 y = r + gamma (1 - terminated) min_k Qbar_k(s', a'),   L = mean_k,B (Q_k(s, a) - y)^2
+
+On policy, generalised advantages (Schulman et al. 2016):
+A_t = delta_t + gamma lambda (1 - last_t) A_{t+1},
+delta_t = r_t + gamma (1 - terminated_t) V(s_{t+1}) - V(s_t).
 """
 
 import enum
@@ -11,7 +15,7 @@ from jax import Array
 
 from simpo.types import PyTree
 
-__all__ = ["Aggregate", "critic_loss", "polyak", "td_target"]
+__all__ = ["Aggregate", "advantages", "critic_loss", "polyak", "td_target"]
 
 
 class Aggregate(enum.Enum):
@@ -41,3 +45,32 @@ def critic_loss(q: Array, target: Array) -> Array:
 def polyak(target: PyTree, online: PyTree, tau: float) -> PyTree:
     """Moving average (1 - tau) target + tau online, leaf by leaf."""
     return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)
+
+
+def advantages(
+    reward: Array,
+    discount: Array,
+    last: Array,
+    value: Array,
+    next_value: Array,
+    decay: float,
+) -> Array:
+    """Generalised advantage estimates; all arrays [T, E].
+
+    Args:
+        reward: Rewards.
+        discount: gamma times (1 - terminated).
+        last: 1 where an episode ended, by termination or truncation.
+        value: V(s_t).
+        next_value: V of the state that followed, also where the episode was cut.
+        decay: gamma times lambda.
+    """
+    delta = reward + discount * next_value - value
+
+    def step(later: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, last = row
+        here = delta + decay * (1 - last) * later
+        return here, here
+
+    start = jnp.zeros(reward.shape[1:])
+    return jax.lax.scan(step, start, (delta, last), reverse=True)[1]

@@ -164,8 +164,9 @@ class SavedPolicy:
             observation: One observation or a batch.
             state: Unused; there for the signature.
             episode_start: Unused; there for the signature.
-            deterministic: Use the same noise at every call, so that equal observations
-                get equal actions; otherwise every call draws afresh.
+            deterministic: Equal observations get equal actions: the mean of a Gaussian
+                policy, a generative one's sample from the same noise at every call.
+                Otherwise every call draws afresh.
             best_of: Samples per state, of which the best by min Q is returned.
 
         Returns:
@@ -182,7 +183,8 @@ class SavedPolicy:
             )
         self.calls += not deterministic
         number = 0 if deterministic else self.calls
-        act = compile_act(self.agent, Mode(best_of=best_of))
+        mode = Mode(best_of=best_of, deterministic=deterministic)
+        act = compile_act(self.agent, mode)
         action = act(self.policy, np.atleast_2d(obs), self.key, number)
         low, high = (np.asarray(x, np.float32) for x in self.box)
         scaled = 0.5 * (low + high) + 0.5 * (high - low) * np.asarray(action)

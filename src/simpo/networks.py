@@ -1,7 +1,8 @@
-"""Networks: the denoiser of the policy and the ensemble of critics.
+"""Networks: the denoiser of the policy, the ensemble of critics, plain perceptrons.
 
 Denoiser    f(x_t, t, s) = W .. act(W act(W_x x_t + W_t e(t) + W_s s + b))
 Critics     Q_k(s, a),  k = 1..K, one batched product for all K
+MLP         W .. act(W act(W s + b)): Gaussian and deterministic actors, V(s)
 
 The denoiser's first layer is a sum of three products, so that in a denoising loop the
 state's part is computed once per state and the time's part once per step: `condition`
@@ -23,7 +24,7 @@ from jax import Array
 from simpo.blocks import map_blocks
 from simpo.randomness import uniform
 
-__all__ = ["ACTIVATIONS", "Activation", "Critics", "Denoiser", "Dense", "mish"]
+__all__ = ["ACTIVATIONS", "MLP", "Activation", "Critics", "Denoiser", "Dense", "mish"]
 
 Activation = Literal["mish", "relu", "gelu", "silu", "tanh"]
 
@@ -98,6 +99,38 @@ class Trunk(eqx.Module):
         return self.head(h)
 
 
+class MLP(eqx.Module):
+    """A perceptron with `depth` hidden layers and a linear head."""
+
+    first: Dense
+    trunk: Trunk
+
+    @staticmethod
+    def init(
+        key: Array,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        activation: Activation = "relu",
+        head_scale: float = 1.0,
+    ) -> "MLP":
+        """A perceptron from [..., inputs] to [..., outputs].
+
+        The head's weights are multiplied by `head_scale`.
+        """
+        first, *hidden, head = lecun_uniform(
+            key, [inputs, *depth * [width]], [*depth * [width], outputs]
+        )
+        head = Dense(head_scale * head.weight, head.bias)
+        return MLP(first, Trunk(tuple(hidden), head, activation))
+
+    def __call__(self, x: Array) -> Array:
+        """Shapes [..., I] -> [..., O]."""
+        return self.trunk(self.first(x))
+
+
 class Denoiser(eqx.Module):
     """Conditional denoiser f(x_t, t, s) of a diffusion or flow policy.
 
@@ -169,7 +202,7 @@ class Denoiser(eqx.Module):
 
 
 class Critics(eqx.Module):
-    """K independent action-value functions Q_k(s, a)."""
+    """K independent action-value functions Q_k(s, a), the first of D outputs each."""
 
     of_state: Dense
     of_action: Array
@@ -185,19 +218,23 @@ class Critics(eqx.Module):
         width: int = 256,
         depth: int = 3,
         activation: Activation = "mish",
+        outputs: int = 1,
     ) -> "Critics":
         """An ensemble of `critics` networks with `depth` hidden layers each."""
-        inputs = [obs_dim + action_dim, *depth * [width]]
-        outputs = [*depth * [width], 1]
-        first, *hidden, head = lecun_uniform(key, inputs, outputs, (critics,))
+        ins = [obs_dim + action_dim, *depth * [width]]
+        outs = [*depth * [width], outputs]
+        first, *hidden, head = lecun_uniform(key, ins, outs, (critics,))
         of_state = Dense(first.weight[:, :obs_dim], first.bias)
         trunk = Trunk(tuple(hidden), head, activation)
         return Critics(of_state, first.weight[:, obs_dim:], trunk)
 
     def __call__(self, obs: Array, action: Array) -> Array:
         """Values [K, B] of obs [B, O] and action [B, A]."""
-        pre = self.of_state(obs[None]) + action[None] @ self.of_action
-        return self.trunk(pre)[..., 0]
+        return self.heads(obs, action)[..., 0]
+
+    def heads(self, obs: Array, action: Array) -> Array:
+        """All outputs [K, B, D] of obs [B, O] and action [B, A]."""
+        return self.trunk(self.of_state(obs[None]) + action[None] @ self.of_action)
 
     def candidates(self, obs: Array, actions: Array) -> Array:
         """Values [K, B, N] of N actions per state: obs [B, O], actions [B, N, A]."""

@@ -113,6 +113,8 @@ def describe_machine() -> dict[str, object]:
 def write_candidates(path: Path, trainer: Trainer) -> None:
     """Values and weights of candidates in some states of the buffer, as a table."""
     agent: Agent = trainer.run.agent
+    if agent.rollout_steps:
+        return
     rng = np.random.default_rng(trainer.run.seed)
     obs = trainer.buffer.sample(rng, 1, EXPLAINED_STATES).obs[0]
     explained = jax.jit(agent.explain)(trainer.state, obs, trainer.act_key)

@@ -1,7 +1,9 @@
 """The training loop, the only one.
 
-collect    E environments act, every transition goes to the replay buffer
-update     G batches are sampled and G updates run in one dispatch
+collect    E environments act, every transition goes to the replay buffer, or, for
+           agents on policy, to a rollout
+update     G batches are sampled and G updates run in one dispatch; or one update on
+           the rollout, once it is full
 report     a row per `log_every` steps; evaluations every `eval_every`
 
 The host owns the environments and the buffer and nothing else. Batches go to the device
@@ -22,12 +24,13 @@ import jax
 import numpy as np
 
 from simpo import envs
-from simpo.agents import Agent, compile_act, compile_init, compile_updates
+from simpo.agents import Agent, compile_decide, compile_init, compile_updates
 from simpo.checkpoint import save_policy
 from simpo.evaluation import EpisodeRow, evaluate
 from simpo.loggers import Logger
 from simpo.replay import ReplayBuffer
-from simpo.types import SimpoError, Transition
+from simpo.rollout import RolloutBuffer
+from simpo.types import Rollout, SimpoError, Transition
 
 __all__ = ["Run", "RunFailed", "Trainer"]
 
@@ -49,13 +52,13 @@ class Run:
     backend: Literal["gymnasium", "envpool"] = "gymnasium"
     """What steps the environments; envpool is an extra."""
     warmup_steps: int = 5_000
-    """Steps of uniformly random actions before the first update."""
+    """Steps of uniformly random actions before the first update; 0 on policy."""
     updates_per_step: float = 0.2
-    """Gradient updates per environment step."""
+    """Gradient updates per environment step; on policy the rollout decides."""
     updates_per_dispatch: int = 1
     """G, updates that run in one compiled call, on data of the steps before it."""
     buffer_size: int = 1_000_000
-    """Transitions kept."""
+    """Transitions kept for replay."""
     log_every: int = 1_000
     """Steps between rows of progress.csv."""
     eval_every: int = 50_000
@@ -83,10 +86,18 @@ class Run:
         if self.buffer_size < self.num_envs:
             raise SimpoError("buffer_size must be at least num_envs")
         needed = self.warmup_steps + self.updates_per_dispatch / self.updates_per_step
+        if rollout := self.agent.rollout_steps:
+            needed = rollout * self.num_envs
+            if self.warmup_steps or self.updates_per_dispatch > 1:
+                raise SimpoError(
+                    f"{type(self.agent).__name__} learns from its own actions: set "
+                    "warmup_steps to 0 and updates_per_dispatch to 1"
+                )
         if self.steps < needed:
             raise SimpoError(
                 f"{self.steps} steps are fewer than the {math.ceil(needed)} that the "
-                "first update needs; raise steps or lower warmup_steps"
+                "first update needs; raise steps or lower "
+                + ("rollout_steps" if rollout else "warmup_steps")
             )
 
 
@@ -125,16 +136,17 @@ class Trainer:
         self.env = envs.make(run.env, run.num_envs, seed=env_seed, backend=run.backend)
         most = run.steps + run.num_envs - 1  # the last vector step may overshoot
         self.buffer = ReplayBuffer(min(run.buffer_size, most), self.env.spec)
+        self.rollout = RolloutBuffer(run.agent.rollout_steps or 0)
         self.warmup_rng = np.random.default_rng(warmup)
         self.replay_rng = np.random.default_rng(replay)
         init_key, self.act_key = jax.random.split(jax.random.key(agent))
         self.state = compile_init(run.agent, self.env.spec)(init_key)
-        self.act = compile_act(run.agent, run.agent.collecting)
+        self.decide = compile_decide(run.agent)
         self.apply_updates = compile_updates(run.agent)
         self.obs = self.env.reset()
         self.step = self.vector_step = self.updates = 0
         self.episodes: deque = deque(maxlen=100)
-        self.unread: list[tuple[int, Any, Transition]] = []
+        self.unread: list[tuple[int, Any, Transition | Rollout]] = []
         self.metrics: list[dict[str, np.ndarray]] = []
         self.started = self.reported = time.perf_counter()
         self.reported_at = (0, 0)
@@ -165,21 +177,27 @@ class Trainer:
 
     def updates_due(self) -> int:
         """Updates that the data so far pays for and that have not been made."""
+        if self.run.agent.rollout_steps:
+            return int(self.rollout.full)
         paid = (self.step - self.run.warmup_steps) * self.run.updates_per_step
         return int(paid + 1e-9) - self.updates
 
     def collect(self) -> None:
         """One step in every environment."""
         if self.step < self.run.warmup_steps:
-            action = self.env.random_actions(self.warmup_rng)
+            decision = self.env.random_actions(self.warmup_rng)
         else:
             policy = self.run.agent.policy(self.state)
-            action = np.asarray(
-                self.act(policy, self.obs, self.act_key, self.vector_step)
+            decision = np.asarray(
+                self.decide(policy, self.obs, self.act_key, self.vector_step)
             )
         with self.watched():
-            stepped = self.env.step(action)
-        self.buffer.add(stepped.transition)
+            stepped = self.env.step(decision[:, -self.env.spec.action_dim :])
+        if self.run.agent.rollout_steps:
+            last = np.isin(np.arange(len(decision)), [e.env for e in stepped.episodes])
+            self.rollout.add(stepped.transition, decision, last)
+        else:
+            self.buffer.add(stepped.transition)
         self.obs = stepped.obs
         self.episodes.extend(stepped.episodes)
         self.vector_step += 1
@@ -188,9 +206,7 @@ class Trainer:
     def update(self) -> None:
         """G updates in one dispatch; the result is read at the next one or later."""
         run = self.run
-        batches = self.buffer.sample(
-            self.replay_rng, run.updates_per_dispatch, run.agent.batch_size
-        )
+        batches = self.next_batches()
         if self.updates == 0:
             self.phase("compiling")
         self.state, metrics = self.apply_updates(self.state, batches)
@@ -199,6 +215,15 @@ class Trainer:
         self.updates += run.updates_per_dispatch
         self.unread.append((self.updates, metrics, batches))
         self.read_metrics(keep=1)
+
+    def next_batches(self) -> Transition | Rollout:
+        """Data of G updates: from replay, or the rollout."""
+        if self.run.agent.rollout_steps:
+            return self.rollout.take()
+        run = self.run
+        return self.buffer.sample(
+            self.replay_rng, run.updates_per_dispatch, run.agent.batch_size
+        )
 
     def read_metrics(self, keep: int) -> None:
         """Fetch metrics of all but the last `keep` dispatches, which may still run."""
@@ -226,7 +251,7 @@ class Trainer:
             self.read_metrics(keep=0)  # a diverged policy acts before its loss is read
             raise RunFailed(str(error)) from error
 
-    def save_evidence(self, name: str, transition: Transition) -> Path:
+    def save_evidence(self, name: str, transition: Transition | Rollout) -> Path:
         """Write the transitions that broke the run."""
         path = self.directory / f"{name}.npz"
         np.savez(path, **transition._asdict())

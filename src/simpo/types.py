@@ -6,7 +6,15 @@ K critics, T denoising steps, G updates per dispatch, E parallel environments.
 
 from typing import Any, NamedTuple
 
-__all__ = ["ActionBox", "EnvSpec", "Metrics", "PyTree", "SimpoError", "Transition"]
+__all__ = [
+    "ActionBox",
+    "EnvSpec",
+    "Metrics",
+    "PyTree",
+    "Rollout",
+    "SimpoError",
+    "Transition",
+]
 
 Metrics = dict[str, Any]
 """Scalars by name."""
@@ -50,4 +58,25 @@ class Transition(NamedTuple):
     action: Any
     reward: Any
     discount: Any
+    next_obs: Any
+
+
+class Rollout(NamedTuple):
+    """Consecutive steps of E environments under one policy, for agents on policy.
+
+    Attributes:
+        obs: Observations [T, E, O].
+        decision: What the policy decided; the last A numbers are the action, before
+            it was clipped to the box [T, E, D].
+        reward: Rewards [T, E].
+        discount: 0 after a true termination, 1 otherwise [T, E].
+        last: 1 where the episode ended, by termination or truncation [T, E].
+        next_obs: Observations that followed, never those of a reset [T, E, O].
+    """
+
+    obs: Any
+    decision: Any
+    reward: Any
+    discount: Any
+    last: Any
     next_obs: Any

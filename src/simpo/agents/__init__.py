@@ -5,6 +5,7 @@ from simpo.agents.base import (
     Mode,
     Policy,
     compile_act,
+    compile_decide,
     compile_init,
     compile_updates,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Policy",
     "SiMPO",
     "compile_act",
+    "compile_decide",
     "compile_init",
     "compile_updates",
 ]

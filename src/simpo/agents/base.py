@@ -2,32 +2,44 @@
 
 init(key, spec) -> state        update(state, batch) -> state, metrics
 policy(state) -> parameters     act(policy, obs, key, mode) -> actions
+                                decide(policy, obs, key) -> decisions, to learn from
 
-All four are pure. The state is one pytree that carries its own random key and step
-counter; the key of an update is fold_in(state.key, state.step), so a state restored
-from disk goes on exactly as it would have.
+All are pure. The state is one pytree that carries its own random key and step counter;
+the key of an update is fold_in(state.key, state.step), so a state restored from disk
+goes on exactly as it would have.
+
+An agent learns off policy, from transitions drawn at random from replay, or on policy,
+from rollouts of the policy as it is: `offpolicy.py` and `onpolicy.py`.
 """
 
 import abc
 import functools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import optax
 from jax import Array
 
-from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
+from simpo.types import EnvSpec, Metrics, PyTree, SimpoError
 
 __all__ = [
+    "COUNT",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "SHARE",
     "Agent",
     "Mode",
     "Policy",
+    "adam",
     "compile_act",
+    "compile_decide",
     "compile_init",
     "compile_updates",
     "descend",
+    "step_key",
 ]
 
 M = TypeVar("M")
@@ -41,6 +53,9 @@ class Mode:
     """Samples per state; the one with the highest min_k Q_k is taken."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise added, then clipped to the box."""
+    deterministic: bool = False
+    """Without the randomness that a policy can do without: the mean of a Gaussian; a
+    generative policy still starts from noise."""
 
     def __post_init__(self) -> None:
         """Reject impossible settings.
@@ -55,8 +70,10 @@ class Mode:
 
     @property
     def label(self) -> str:
-        """`single`, or `best-of-n`, with the noise if there is any."""
-        name = "single" if self.best_of == 1 else f"best-of-{self.best_of}"
+        """`single`, `mean` or `best-of-n`, with the noise if there is any."""
+        name = "mean" if self.deterministic else "single"
+        if self.best_of > 1:
+            name = f"best-of-{self.best_of}" + "-mean" * self.deterministic
         return name if self.noise == 0 else f"{name}+noise-{self.noise:g}"
 
 
@@ -67,15 +84,48 @@ class Policy(NamedTuple):
     critics: PyTree
 
 
+@dataclass(frozen=True, kw_only=True)
 class Agent(abc.ABC):
     """An algorithm with its hyper-parameters."""
 
-    batch_size: int
+    batch_size: int = 256
+    """B, transitions per gradient step."""
+    gamma: float = 0.99
+    """Discount factor."""
+    reward_scale: float = 1.0
+    """Factor on rewards."""
+    actor_lr: float = 3e-4
+    """Adam's learning rate of the actor, at the start."""
+    critic_lr: float = 3e-4
+    """Adam's learning rate of the critics."""
+    width: int = 256
+    """Units per hidden layer of the actor."""
+    depth: int = 3
+    """Hidden layers of the actor."""
+    critic_width: int = 256
+    """Units per hidden layer of the critics."""
+    critic_depth: int = 3
+    """Hidden layers of the critics."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible settings, first of all agents, then of this one.
+
+        Raises:
+            SimpoError: A number out of range.
+        """
+        present = {field.name for field in fields(self)}
+        for allowed, names in RANGES.items():
+            allowed.require(self, *(name for name in names if name in present))
+        self.check()
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raise SimpoError if settings of this agent do not fit together."""
 
     @property
     @abc.abstractmethod
-    def collecting(self) -> Mode:
-        """How actions are drawn while collecting."""
+    def rollout_steps(self) -> int | None:
+        """Steps per environment between updates; None for agents that use replay."""
 
     @property
     @abc.abstractmethod
@@ -92,15 +142,68 @@ class Agent(abc.ABC):
 
     @abc.abstractmethod
     def act(self, policy: Policy, obs: Array, key: Array, mode: Mode) -> Array:
-        """Actions [B, A] in [-1, 1] for observations [B, O]."""
+        """Actions [B, A] in [-1, 1] for observations [B, O].
+
+        Raises:
+            SimpoError: The agent cannot act in this mode.
+        """
+
+    @abc.abstractmethod
+    def decide(self, policy: Policy, obs: Array, key: Array) -> Array:
+        """What collecting does and stores [B, D]; the last A numbers are the action."""
 
     @abc.abstractmethod
     def explain(self, state: Any, obs: Array, key: Array) -> tuple[Array, Array] | None:
         """Values and weights [B, N] of candidates at obs [B, O]; None without any."""
 
     @abc.abstractmethod
-    def update(self, state: Any, batch: Transition) -> tuple[Any, Metrics]:
-        """One gradient update on a batch [B, ...]; metrics are scalars."""
+    def update(self, state: Any, batch: Any) -> tuple[Any, Metrics]:
+        """One update, on Transition [B, ...] or Rollout [T, E, ...]; scalar metrics."""
+
+
+class Range(NamedTuple):
+    """What numbers a field may hold.
+
+    Attributes:
+        what: The rule in words.
+        holds: The rule.
+    """
+
+    what: str
+    holds: Callable[[Any], bool]
+
+    def require(self, agent: Agent, *names: str) -> None:
+        """Raise SimpoError if one of these fields is out of range."""
+        for name in names:
+            if not self.holds(getattr(agent, name)):
+                raise SimpoError(f"{name} must {self.what}")
+
+
+COUNT = Range("be at least 1", lambda x: x >= 1)
+NOT_NEGATIVE = Range("not be negative", lambda x: x >= 0)
+POSITIVE = Range("be positive and finite", lambda x: 0 < x < math.inf)
+SHARE = Range("be between 0 and 1", lambda x: 0 <= x <= 1)
+
+RANGES: dict[Range, tuple[str, ...]] = {
+    COUNT: (
+        *("acting_samples", "batch_size", "best_of", "critic_depth", "critic_width"),
+        *("critics", "depth", "epochs", "rollout_steps", "target_samples", "width"),
+    ),
+    NOT_NEGATIVE: ("acting_noise", "actor_lr_updates"),
+    POSITIVE: ("actor_lr", "clip_range", "critic_lr", "reward_scale"),
+    SHARE: ("gae_lambda", "gamma", "tau"),
+}
+"""Fields that several agents have; each is checked in those that have it."""
+
+
+def adam(
+    rate: optax.ScalarOrSchedule, max_grad_norm: float | None, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam behind a clip of the global gradient norm, if any."""
+    if max_grad_norm is None:
+        return optax.adam(rate, eps=eps)
+    clip = optax.clip_by_global_norm(max_grad_norm)
+    return optax.chain(clip, optax.adam(rate, eps=eps))
 
 
 def descend(
@@ -111,6 +214,11 @@ def descend(
     return cast("M", optax.apply_updates(cast("Any", params), change)), opt
 
 
+def step_key(state: Any) -> Array:
+    """The random key of the update that `state` is about to make."""
+    return jax.random.fold_in(state.key, state.step)
+
+
 @functools.cache
 def compile_init(agent: Agent, spec: EnvSpec) -> Callable[[Array], Any]:
     """`agent.init` in one dispatch: key -> state."""
@@ -118,13 +226,13 @@ def compile_init(agent: Agent, spec: EnvSpec) -> Callable[[Array], Any]:
 
 
 @functools.cache
-def compile_updates(agent: Agent) -> Callable[[Any, Transition], tuple[Any, Metrics]]:
-    """G updates in one dispatch: (state, batches [G, B, ...]) -> state, metrics [G].
+def compile_updates(agent: Agent) -> Callable[[Any, Any], tuple[Any, Metrics]]:
+    """G updates in one dispatch: (state, batches [G, ...]) -> state, metrics [G].
 
     The state is donated: the one passed in is gone.
     """
 
-    def updates(state: Any, batches: Transition) -> tuple[Any, Metrics]:
+    def updates(state: Any, batches: Any) -> tuple[Any, Metrics]:
         return jax.lax.scan(agent.update, state, batches)
 
     return jax.jit(updates, donate_argnums=0)
@@ -141,3 +249,13 @@ def compile_act(agent: Agent, mode: Mode) -> Callable[..., Array]:
         return agent.act(policy, obs, jax.random.fold_in(key, step), mode)
 
     return jax.jit(act)
+
+
+@functools.cache
+def compile_decide(agent: Agent) -> Callable[..., Array]:
+    """`agent.decide`: (policy, obs [B, O], key, step []) -> decisions [B, D]."""
+
+    def decide(policy: Policy, obs: Array, key: Array, step: Array) -> Array:
+        return agent.decide(policy, obs, jax.random.fold_in(key, step))
+
+    return jax.jit(decide)
