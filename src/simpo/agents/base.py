@@ -70,10 +70,10 @@ class Mode:
 
     @property
     def label(self) -> str:
-        """`single`, `mean` or `best-of-n`, with the noise if there is any."""
-        name = "mean" if self.deterministic else "single"
-        if self.best_of > 1:
-            name = f"best-of-{self.best_of}" + "-mean" * self.deterministic
+        """`single`, `best-of-n`, `deterministic`, with the noise if there is any."""
+        name = "single" if self.best_of == 1 else f"best-of-{self.best_of}"
+        if self.deterministic:
+            name = "deterministic" if self.best_of == 1 else f"{name}-deterministic"
         return name if self.noise == 0 else f"{name}+noise-{self.noise:g}"
 
 
@@ -190,7 +190,7 @@ RANGES: dict[Range, tuple[str, ...]] = {
         *("critics", "depth", "epochs", "rollout_steps", "target_samples", "width"),
     ),
     NOT_NEGATIVE: ("acting_noise", "actor_lr_updates"),
-    POSITIVE: ("actor_lr", "clip_range", "critic_lr", "reward_scale"),
+    POSITIVE: ("actor_lr", "adam_eps", "clip_range", "critic_lr", "reward_scale"),
     SHARE: ("gae_lambda", "gamma", "tau"),
 }
 """Fields that several agents have; each is checked in those that have it."""
