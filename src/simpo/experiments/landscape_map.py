@@ -1,6 +1,6 @@
 """`simpo reproduce landscape-map`: which weighting wins where (beyond the paper).
 
-r(a) = 0.6 exp(-(a - c)^2 / (2 s^2)) + exp(-(a - c - d)^2 / (2 s^2)),    c = -0.8
+r(a) = 0.6 exp(-(a - c)^2 / (2 s^2)) + exp(-(a - c - d)^2 / (2 s^2)),    c = -0.5
 
 Every weighting improves the same policy, which starts on the lower optimum, at the
 same KL target, over a grid of widths s (sharpness) and distances d. Then the question
@@ -37,7 +37,6 @@ from simpo.experiments.trials import (
 from simpo.matching import FadingRepulsion
 from simpo.plotting import landscape_map as plots
 from simpo.plotting.curves import mean_interval
-from simpo.temperature import EntropyTarget, Solved
 from simpo.types import SimpoError
 from simpo.weighting import (
     Exponential,
@@ -56,11 +55,12 @@ METHODS: dict[str, Weighting] = {
     "Square": Square(),
     "Power(3)": Power(3.0),
     "InverseGap": InverseGap(),
-    "Lin. Neg.": Linear(floor=-0.3),
-    "Sqr. Neg.": Square(floor=-0.3),
+    "Lin. Neg.": Linear(floor=-0.5),
+    "Sqr. Neg.": Square(floor=-0.5),
 }
 SIGNED = ("Lin. Neg.", "Sqr. Neg.")
-CENTRE = -0.8
+LEAST = {"cells": 2, "trials": 2, "held_out": 2, "held_out_trials": 2, "seed": 0}
+CENTRE = -0.5
 """c, the lower optimum, where the policy starts."""
 
 
@@ -113,15 +113,17 @@ class MapStudy(Study):
     """Widths, and distances, of the map."""
     trials: int = 32
     """Trials per cell and method."""
-    held_out: int = 16
+    held_out: int = 24
     """Random landscapes on which the rule is judged."""
-    rounds: int = 160
+    held_out_trials: int = 8
+    """Trials per such landscape and method."""
+    rounds: int = 120
     """Rounds of a trial."""
     kl: float = 1.5
     """KL target, in nats."""
     noise: float = 0.2
     """Candidate noise."""
-    rate: float = 4e-3
+    rate: float = 9e-3
     """Learning rate."""
     quick: bool = False
     """A map of 3 x 3 cells with few trials and rounds: to look at only."""
@@ -131,12 +133,12 @@ class MapStudy(Study):
     @property
     def widths(self) -> np.ndarray:
         """Widths s, sharp to broad."""
-        return np.geomspace(0.08, 0.8, self.cells)
+        return np.geomspace(0.08, 0.6, self.cells)
 
     @property
     def distances(self) -> np.ndarray:
         """Distances d between the optima."""
-        return np.linspace(0.6, 2.4, self.cells)
+        return np.linspace(0.5, 1.6, self.cells)
 
     @property
     def protocol(self) -> Protocol:
@@ -147,18 +149,23 @@ class MapStudy(Study):
             start_std=0.3,
             iterations=self.rounds,
             points=20,
+            denoising_steps=6,
+            inner_steps=10,
             bound=FadingRepulsion(updates=int(FADED * self.rounds)),
         )
 
     @property
     def methods(self) -> tuple[Method, ...]:
         """All at the same KL target."""
-        target = Solved(EntropyTarget(self.kl))
-        return tuple(Method(w, target) for w in METHODS.values())
+        return tuple(map(Method, METHODS.values()))
+
+    def setting(self, bandit: Bandit) -> Setting:
+        """A landscape, all else equal."""
+        return Setting.of(bandit, noise=self.noise, rate=self.rate, kl=self.kl)
 
     def check(self) -> None:
         """Require two of everything and a seed that is not negative."""
-        for name, least in (("cells", 2), ("trials", 2), ("held_out", 2), ("seed", 0)):
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise SimpoError(
                     f"{name} must be at least {least}, not {getattr(self, name)}"
@@ -167,12 +174,10 @@ class MapStudy(Study):
     def run(self, report: Report) -> None:
         """Measure, draw and judge."""
         if self.quick:
-            small = replace(
-                self, quick=False, cells=3, trials=4, held_out=4, rounds=100
-            )
-            return small.run(report)
-        landscapes = self.cells**2 + self.held_out
-        report.expect(len(METHODS) * self.trials * self.rounds * landscapes)
+            few = {"cells": 3, "trials": 4, "held_out": 4, "held_out_trials": 4}
+            return replace(self, quick=False, **few).run(report)
+        trials = self.cells**2 * self.trials + self.held_out * self.held_out_trials
+        report.expect(len(METHODS) * trials * self.rounds)
         starts = pretrain(self.protocol, self.trials, self.seed)
         grid = list(product(self.widths, self.distances))
         parts = np.array_split(np.arange(len(grid)), self.cells)
@@ -184,7 +189,8 @@ class MapStudy(Study):
         cells = join(measured)
         rng = np.random.default_rng(self.seed)
         others = [random_landscape(rng) for _ in range(self.held_out)]
-        held_out = self.measure(report, "held_out", others, starts, 0)
+        fresh = pretrain(self.protocol, self.held_out_trials, self.seed + 1)
+        held_out = self.measure(report, "held_out", others, fresh, 0)
         self.judge(report, cells, held_out)
         return None
 
@@ -193,13 +199,13 @@ class MapStudy(Study):
     ) -> "Measured":
         """Final regret of every method on some landscapes."""
         cases = [
-            Case(k, Setting.of(bandit, noise=self.noise, rate=self.rate))
+            Case(k, self.setting(bandit))
             for bandit in bandits
             for k in range(len(METHODS))
         ]
         bar = report.bar_of(name.replace("_", " "))
         out = run(self.protocol, self.methods, cases, starts, bar)
-        shape = (len(bandits), len(METHODS), self.trials)
+        shape = (len(bandits), len(METHODS), len(starts.key))
         regret = np.moveaxis(final(out.regret).reshape(shape), 1, 0)
         values = [np.asarray(bandit.step(out.start[..., None])) for bandit in bandits]
         statistics = {
@@ -216,7 +222,7 @@ class MapStudy(Study):
             }
             for i, bandit in enumerate(bandits)
             for k, method in enumerate(METHODS)
-            for trial in range(self.trials)
+            for trial in range(shape[-1])
         ]
         report.add(name, rows)
         return Measured(statistics, dict(zip(METHODS, regret, strict=True)))

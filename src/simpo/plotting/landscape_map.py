@@ -67,7 +67,11 @@ def draw_winners(axes: Axes, data: Map) -> None:
         clear = data.decided[i, j]
         weight = "bold" if clear else "normal"
         text = f"{least[i, j]:.2f}" + ("*" if clear else "")
-        axes.text(j, i, text, ha="center", va="center", fontsize=8.5, fontweight=weight)
+        color = "white" if colors.colors[winner[i, j]] == BLACK else BLACK
+        axes.text(
+            j, i, text, ha="center", va="center",
+            fontsize=8.5, fontweight=weight, color=color,
+        )  # fmt: skip
     label_axes(axes, data)
     axes.set_title("Winner and its final regret (* clear at 95 %)")
     shown = [k for k in range(len(names)) if (winner == k).any()]
@@ -93,7 +97,7 @@ def draw_cells(
         red, green, blue, _ = image.cmap(image.norm(values[i, j]))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         axes.text(
-            j, i, signed(round(float(values[i, j]), 2)), ha="center", va="center",
+            j, i, signed(round(float(values[i, j]), 2) + 0.0), ha="center", va="center",
             fontsize=8.5, color="white" if dark else BLACK,
         )  # fmt: skip
     axes.figure.colorbar(image, ax=axes)
