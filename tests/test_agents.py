@@ -17,6 +17,7 @@ from simpo.agents import (
     Mode,
     SiMPO,
     compile_act,
+    compile_decide,
     compile_init,
     compile_updates,
 )
@@ -35,7 +36,7 @@ from simpo.temperature import (
 )
 from simpo.types import SimpoError, Transition
 from simpo.weighting import Advantage, Exponential, Linear
-from tiny import SPEC, batches, tiny
+from tiny import SPEC, batches, experience, tiny
 
 KEY = jax.random.key(0)
 
@@ -106,17 +107,17 @@ def test_no_two_leaves_of_a_fresh_state_share_a_buffer(agent, init, compiled):
     assert len(set(pointers)) == len(pointers)
 
 
-def test_updates_take_over_the_state_and_can_go_on(init, update):
+def test_updates_take_over_the_state_and_can_go_on(agent, init, update):
     first = init()
-    second, _ = update(first, batches())
-    third, _ = update(second, batches(seed=1))
+    second, _ = update(first, experience(agent))
+    third, _ = update(second, experience(agent, seed=1))
     for gone in (first, second):
         assert any(leaf.is_deleted() for leaf in jax.tree.leaves(gone))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(third))
 
 
 def test_an_update_keeps_the_structure_of_the_state(agent, init):
-    batch = Transition(*(x[0] for x in batches()))
+    batch = jax.tree.map(lambda x: x[0], experience(agent))
     before = jax.eval_shape(init)
     after, metrics = jax.eval_shape(agent.update, before, batch)
     assert jax.tree.structure(after) == jax.tree.structure(before)
@@ -127,11 +128,11 @@ def test_an_update_keeps_the_structure_of_the_state(agent, init):
         assert metric.shape == () and metric.dtype == jnp.float32
 
 
-def test_updates_compile_once(init, update):
-    state, _ = update(init(), batches())
+def test_updates_compile_once(agent, init, update):
+    state, _ = update(init(), experience(agent))
     compiled = update._cache_size()
     for seed in range(3):
-        state, _ = update(state, batches(seed=seed))
+        state, _ = update(state, experience(agent, seed=seed))
     assert update._cache_size() == compiled
 
 
@@ -141,25 +142,26 @@ def test_equal_agents_share_what_is_compiled(agent):
     assert compile_init(replace(agent), SPEC) is compile_init(agent, SPEC)
 
 
-def test_metrics_are_finite(init, update):
-    _, metrics = update(init(), batches(seed=2))
+def test_metrics_are_finite(agent, init, update):
+    _, metrics = update(init(), experience(agent, seed=2))
     assert any(name.endswith("_loss") for name in metrics)
     for name, values in metrics.items():
         assert values.shape == (4,), name
         assert np.isfinite(values).all(), name
 
 
-def test_one_seed_gives_one_result(init, update):
-    results = [update(init(seed), batches()) for seed in (0, 0, 1)]
+def test_one_seed_gives_one_result(agent, init, update):
+    results = [update(init(seed), experience(agent)) for seed in (0, 0, 1)]
     assert_same(results[0], results[1])
     assert differ(results[0], results[2])
 
 
-def test_several_updates_are_single_updates_in_turn(init, update):
-    together, metrics = update(init(), batches())
+def test_several_updates_are_single_updates_in_turn(agent, init, update):
+    data = experience(agent)
+    together, metrics = update(init(), data)
     state, rows = init(), []
     for g in range(4):
-        state, row = update(state, Transition(*(x[g : g + 1] for x in batches())))
+        state, row = update(state, jax.tree.map(lambda x, g=g: x[g : g + 1], data))
         rows.append(row)
     for x, y in zip(numbers(together), numbers(state), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
@@ -172,7 +174,8 @@ def test_every_update_has_randomness_of_its_own(agent, init, update):
     """The same update at another step draws otherwise."""
     later = init()
     later = later._replace(step=later.step + 1)
-    states = [update(state, batches(1))[0] for state in (init(), init(), later)]
+    data = experience(agent, 1)
+    states = [update(state, data)[0] for state in (init(), init(), later)]
     actors = [agent.policy(state).actor for state in states]
     assert_same(actors[0], actors[1])
     assert differ(actors[0], actors[2])
@@ -183,6 +186,10 @@ def test_every_update_has_randomness_of_its_own(agent, init, update):
 )
 def test_actions_are_in_the_box(agent, policy, mode):
     act = compile_act(agent, mode)
+    if agent.rollout_steps and mode.best_of > 1:  # no values of actions to choose by
+        with pytest.raises(SimpoError, match="no action values"):
+            act(policy, batches().obs[0], KEY, 0)
+        return
     obs = 100 * np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     action = np.asarray(act(policy, obs, KEY, 0))
     assert action.shape == (8, 2) and action.dtype == np.float32
@@ -191,16 +198,17 @@ def test_actions_are_in_the_box(agent, policy, mode):
     np.testing.assert_array_equal(action, act(policy, obs, KEY, 0))
 
 
-def test_actions_of_two_steps_differ(agent, policy):
-    act, obs = compile_act(agent, agent.collecting), batches().obs[0]
-    first, second = (np.asarray(act(policy, obs, KEY, step)) for step in (0, 1))
-    assert not np.array_equal(first, second)
+def test_decisions_of_two_steps_differ(agent, policy):
+    decide, obs = compile_decide(agent), batches().obs[0]
+    first, second = (np.asarray(decide(policy, obs, KEY, step)) for step in (0, 1))
+    assert first.shape == second.shape and first.shape[1] >= SPEC.action_dim
+    assert not np.array_equal(first[:, -2:], second[:, -2:])
 
 
 def test_modes_have_names_of_their_own(agent):
     labels = [mode.label for mode in agent.evaluating]
     assert len(set(labels)) == len(labels) > 0
-    assert agent.evaluating[0] == Mode() and labels[0] == "single"
+    assert all(mode.noise == 0 for mode in agent.evaluating)
 
 
 def test_candidates_can_be_explained(agent, init):
@@ -217,14 +225,14 @@ def test_a_policy_is_a_part_of_the_state_and_can_be_saved(agent, init, tmp_path)
     assert saved.agent == agent
     assert_same(saved.policy, policy)
     obs = batches().obs[0]
-    expected = compile_act(agent, Mode())(policy, obs, KEY, 0)
+    expected = compile_act(agent, Mode(deterministic=True))(policy, obs, KEY, 0)
     action, _ = saved.predict(obs, deterministic=True)
     np.testing.assert_array_equal(action, expected)
 
 
 def test_learning_changes_the_policy(agent, init, update):
     before = agent.policy(init())
-    after, _ = update(init(), batches())
+    after, _ = update(init(), experience(agent))
     assert differ(before.actor, agent.policy(after).actor)
     assert differ(before.critics, agent.policy(after).critics)
 
@@ -236,6 +244,8 @@ def test_learning_changes_the_policy(agent, init, update):
         (Mode(best_of=10), "best-of-10"),
         (Mode(noise=0.1), "single+noise-0.1"),
         (Mode(4, 0.25), "best-of-4+noise-0.25"),
+        (Mode(deterministic=True), "deterministic"),
+        (Mode(2, deterministic=True), "best-of-2-deterministic"),
     ],
 )
 def test_labels(mode, label):

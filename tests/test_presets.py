@@ -6,7 +6,7 @@ from plain_loop import is_one_line
 from simpo.config import from_json, to_json
 from simpo.envs import ENVIRONMENTS
 from simpo.generative import DDPM, Cosine, Diffusion, Noise
-from simpo.presets import DEFAULT_ENV, DEFAULT_PRESET, PRESETS, find
+from simpo.presets import DEFAULT_ENV, DEFAULT_PRESET, PRESETS, agent_names, find
 from simpo.temperature import DualAscent, EntropyTarget
 from simpo.trainer import Run
 from simpo.types import SimpoError
@@ -18,26 +18,51 @@ def updates(run):
     return (run.steps - run.warmup_steps) * run.updates_per_step
 
 
-@by_name
-def test_a_preset_can_run_and_be_written_down(name):
+rows = pytest.mark.parametrize(
+    ("name", "agent"),
+    [(name, agent) for name in PRESETS for agent in agent_names(name)],
+)
+
+
+@rows
+def test_a_preset_can_run_and_be_written_down(name, agent):
     preset = PRESETS[name]
-    runs = [preset.run, *(preset.at(task) for task in preset.tasks)]
-    for run in runs:
+    row = preset.rows[agent]
+    families = preset.families or ("Hopper",)
+    for family in families:
+        run = find(name, f"{family}-v5", agent)
         run.check()
-        assert run.env in ENVIRONMENTS
+        assert run.label == agent
         assert from_json(json.loads(json.dumps(to_json(run))), Run) == run
-    assert preset.source and "\n" not in preset.source
+    assert row.source and preset.source and "\n" not in row.source + preset.source
 
 
 @by_name
 def test_another_task_changes_the_task_alone_unless_it_is_listed(name):
     preset = PRESETS[name]
     assert find(name) == preset.run
+    assert preset.run.env in ENVIRONMENTS
     walker = find(name, "Walker2d-v5")
     assert walker.env == "Walker2d-v5"
     assert to_json(walker) | {"env": 0} == to_json(preset.run) | {"env": 0}
-    for task, agent in preset.tasks.items():
-        assert find(name, task).agent == agent != preset.run.agent
+    for label, row in preset.rows.items():
+        for family, agent in row.tasks.items():
+            assert find(name, f"{family}-v5", label).agent == agent != row.agent
+
+
+@rows
+def test_agents_share_the_protocol(name, agent):
+    """Steps and environments are those of the preset; agents on policy need no more."""
+    ours, run = find(name), find(name, agent=agent)
+    assert run.num_envs == ours.num_envs and run.eval_episodes == ours.eval_episodes
+    if run.agent.rollout_steps:
+        assert run.steps == ours.steps - (name == "paper") * ours.warmup_steps
+    else:
+        assert updates(run) == updates(ours) and run.steps == ours.steps
+
+
+def test_agents_are_found_whatever_their_case():
+    assert find("laptop", agent="sac") == find("laptop", agent="SAC")
 
 
 def test_the_default_is_there():
@@ -77,15 +102,18 @@ def test_the_laptop_preset_is_small():
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("arguments", "message"),
     [
-        ("papr", "unknown preset 'papr'; did you mean 'paper'?"),
-        ("x", "unknown preset 'x'; choose laptop, paper, port"),
-        ("", "unknown preset ''; choose"),
+        (("papr",), "unknown preset 'papr'; did you mean 'paper'?"),
+        (("x",), "unknown preset 'x'; choose laptop, paper, port"),
+        (("",), "unknown preset ''; choose"),
+        (("laptop", None, "sacc"), "'sacc'; did you mean 'SAC'?"),
+        (("port", None, "PPO"), "unknown agent of preset port 'PPO'; choose SiMPO"),
+        (("paper", "Reacher-v5"), "the preset paper has no values for Reacher-v5"),
     ],
 )
-def test_unknown_presets(name, message):
+def test_what_is_not_there(arguments, message):
     with pytest.raises(SimpoError) as error:
-        find(name)
+        find(*arguments)
     assert message in str(error.value)
     assert is_one_line(error)

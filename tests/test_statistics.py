@@ -54,7 +54,7 @@ def test_two_samples_are_redrawn_apart():
     x, y = rng.normal(0.5, 1, (2, 10)), rng.normal(0, 1, (2, 10))
     found = bootstrap(probability_of_improvement, x, y, rng=rng, draws=500)
     assert found.low < found.value < found.high
-    assert 0 <= found.low and found.high <= 1
+    assert found.low >= 0 and found.high <= 1
 
 
 def test_one_seed_has_no_interval():

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import gymnasium
+import jax
 import numpy as np
 from gymnasium import spaces
 
@@ -10,7 +11,7 @@ from simpo.agents import SiMPO
 from simpo.generative import Flow
 from simpo.temperature import Fixed
 from simpo.trainer import Run
-from simpo.types import EnvSpec, Transition
+from simpo.types import EnvSpec, Rollout, Transition
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
 SMALL = {
@@ -68,6 +69,32 @@ def batches(updates=4, batch=8, seed=0, spec=SPEC):
         discount=rng.integers(0, 2, lead).astype(np.float32),
         next_obs=rng.normal(size=(*lead, spec.obs_dim)).astype(np.float32),
     )
+
+
+def rollouts(agent, updates=4, steps=6, envs=2, seed=0, spec=SPEC):
+    """G random rollouts [G, T, E, ...], with decisions of the agent's size."""
+    rng = np.random.default_rng(seed)
+    lead = (updates, steps, envs)
+    key = jax.random.key(0)
+    policy = jax.eval_shape(lambda: agent.policy(agent.init(key, spec)))
+    obs = np.zeros((envs, spec.obs_dim), np.float32)
+    decision = jax.eval_shape(agent.decide, policy, obs, key)
+    discount = rng.integers(0, 2, lead).astype(np.float32)
+    return Rollout(
+        obs=rng.normal(size=(*lead, spec.obs_dim)).astype(np.float32),
+        decision=rng.normal(size=(*lead, decision.shape[-1])).astype(np.float32),
+        reward=rng.normal(size=lead).astype(np.float32),
+        discount=discount,
+        last=np.maximum(1 - discount, rng.integers(0, 2, lead)).astype(np.float32),
+        next_obs=rng.normal(size=(*lead, spec.obs_dim)).astype(np.float32),
+    )
+
+
+def experience(agent, updates=4, seed=0, spec=SPEC):
+    """What G updates of an agent take: transitions from replay, or rollouts."""
+    if agent.rollout_steps:
+        return rollouts(agent, updates, seed=seed, spec=spec)
+    return batches(updates, seed=seed, spec=spec)
 
 
 class Fuse(gymnasium.Env):

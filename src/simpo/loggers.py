@@ -27,6 +27,7 @@ __all__ = [
     "Logger",
     "MultiLogger",
     "ProgressBar",
+    "ProgressLogger",
     "TensorBoardLogger",
     "rounded",
     "thousands",
@@ -232,7 +233,15 @@ class TensorBoardLogger(Logger):
         self.writer.close()
 
 
-class ProgressBar(Logger):
+class ProgressLogger(Logger):
+    """A logger that also says what is going on."""
+
+    @abstractmethod
+    def phase(self, text: str) -> None:
+        """Say what is going on (compiling, training, evaluating) in ten characters."""
+
+
+class ProgressBar(ProgressLogger):
     """One line on standard error; nothing at all where that is not a terminal.
 
     Each evaluation leaves a line above the bar. `NO_COLOR` is respected.

@@ -29,6 +29,7 @@ from simpo.loggers import (
     CsvLogger,
     MultiLogger,
     ProgressBar,
+    ProgressLogger,
     TensorBoardLogger,
     rounded,
 )
@@ -84,7 +85,8 @@ class Finished:
 def make_directory(out: Path, run: Run) -> Path:
     """A new run directory, named after the task, the agent, the time and the seed."""
     name = f"{datetime.now():%Y%m%d-%H%M%S}-s{run.seed}"
-    parent = out / run.env.replace("/", "_") / type(run.agent).__name__
+    agent = run.label or type(run.agent).__name__
+    parent = out / run.env.replace("/", "_") / agent
     for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
         directory = parent / (name + suffix)
         try:
@@ -129,13 +131,20 @@ def write_candidates(path: Path, trainer: Trainer) -> None:
             table.writerow([state, candidate, float(q[at]), float(weights[at])])
 
 
-def start_run(run: Run, out: Path, *, command: Sequence[str] = ()) -> Finished:
+def start_run(
+    run: Run,
+    out: Path,
+    *,
+    command: Sequence[str] = (),
+    bar: ProgressLogger | None = None,
+) -> Finished:
     """Train in a new run directory.
 
     Args:
         run: What to train.
         out: Parent of run directories.
         command: The command, for the record.
+        bar: Where progress is shown; a bar of its own by default.
 
     Raises:
         SimpoError: The run is impossible, or failed; what was logged stays.
@@ -146,7 +155,7 @@ def start_run(run: Run, out: Path, *, command: Sequence[str] = ()) -> Finished:
     started = time.perf_counter()
     directory = make_directory(out, run)
     status = directory / "status.json"
-    bar = ProgressBar(run.steps)
+    bar = bar or ProgressBar(run.steps)
     logger = MultiLogger(CsvLogger(directory), TensorBoardLogger(directory / "tb"), bar)
     trainer = None
     try:

@@ -43,6 +43,8 @@ class Run:
     """Task, any Gymnasium id with Box observations and a bounded Box of actions."""
     agent: Agent
     """The agent with its hyper-parameters."""
+    label: str = ""
+    """What the agent is called in folders and tables; its class by default."""
     steps: int = 1_000_000
     """Environment steps in all, over all environments, warm-up included."""
     seed: int = 0

@@ -9,13 +9,21 @@ from simpo.agents.base import (
     compile_init,
     compile_updates,
 )
+from simpo.agents.dpmd import ReleasedDPMD
+from simpo.agents.ppo import PPO
+from simpo.agents.sac import SAC
 from simpo.agents.simpo import SiMPO
+from simpo.agents.td3 import TD3
 
 __all__ = [
     "AGENTS",
+    "PPO",
+    "SAC",
+    "TD3",
     "Agent",
     "Mode",
     "Policy",
+    "ReleasedDPMD",
     "SiMPO",
     "compile_act",
     "compile_decide",
@@ -23,5 +31,5 @@ __all__ = [
     "compile_updates",
 ]
 
-AGENTS = (SiMPO,)
+AGENTS = (SiMPO, ReleasedDPMD, PPO, SAC, TD3)
 """The union of agents."""

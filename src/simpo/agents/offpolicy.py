@@ -42,6 +42,8 @@ class OffPolicy(Agent):
     """Length of the annealing, in updates; 0 keeps the rate constant."""
     max_grad_norm: float | None = None
     """Clip of the global gradient norm, actor and critics each; None for none."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon, actor and critics."""
     activation: Activation = "mish"
     """Activation of the actor."""
     critics: int = 2
@@ -75,15 +77,15 @@ class OffPolicy(Agent):
     @property
     def actor_optimiser(self) -> optax.GradientTransformation:
         """Adam, annealed linearly."""
-        return adam(self.actor_rate, self.max_grad_norm)
+        return adam(self.actor_rate, self.max_grad_norm, self.adam_eps)
 
     @property
     def critic_optimiser(self) -> optax.GradientTransformation:
         """Adam at a constant rate."""
-        return adam(self.critic_lr, self.max_grad_norm)
+        return adam(self.critic_lr, self.max_grad_norm, self.adam_eps)
 
-    def init_critics(self, key: Array, spec: EnvSpec) -> Critics:
-        """Fresh critics."""
+    def init_critics(self, key: Array, spec: EnvSpec, outputs: int = 1) -> Critics:
+        """Fresh critics with some outputs each."""
         return Critics.init(
             key,
             spec.obs_dim,
@@ -92,6 +94,7 @@ class OffPolicy(Agent):
             width=self.critic_width,
             depth=self.critic_depth,
             activation=self.critic_activation,
+            outputs=outputs,
         )
 
     def fit_critics(

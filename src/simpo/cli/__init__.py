@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train an agent; without arguments, in minutes, on a laptop",
     "eval": "play episodes with a trained policy and print returns per sampler",
     "reproduce": "make a figure of the paper: bandit, landscape-map, geometry",
+    "bench": "train all agents under one protocol and rank them",
     "plot": "draw learning curves, weights and diagnostics of run directories",
     "list": "list envs, agents, weightings or presets",
     "doctor": "check the installation: versions, devices, rendering",

@@ -24,8 +24,10 @@ def flags(value: Any) -> dict[str, bool]:
         if field.name == "agent":
             names |= flags(getattr(value, field.name))
         else:
-            positional = tyro.conf.Positional in get_args(field.type)
-            names["--" + field.name.replace("_", "-")] = not positional
+            marks = get_args(field.type)
+            named = (getattr(mark, "name", None) for mark in marks)
+            name = next((n for n in named if isinstance(n, str)), field.name)
+            names["--" + name.replace("_", "-")] = tyro.conf.Positional not in marks
     return names
 
 

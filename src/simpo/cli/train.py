@@ -1,15 +1,23 @@
 """`simpo train [ENV] [options]`: train, evaluate, save, draw."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
-from simpo.agents import SiMPO
+from simpo.agents import Agent, SiMPO
 from simpo.cli.arguments import union_registry
 from simpo.cli.backend import keep_compiled
 from simpo.cli.options import read_options
-from simpo.presets import DEFAULT_ENV, DEFAULT_PRESET, PRESETS, find
+from simpo.presets import (
+    DEFAULT_AGENT,
+    DEFAULT_ENV,
+    DEFAULT_PRESET,
+    PRESETS,
+    agent_names,
+    find,
+)
 from simpo.runs import start_run
 from simpo.trainer import Run
 from simpo.types import SimpoError
@@ -22,9 +30,11 @@ class TrainArguments(Run):
     """Options of `simpo train`: those of the run, of the agent, and these."""
 
     env: tyro.conf.Positional[str] = DEFAULT_ENV
-    agent: SiMPO = SiMPO()  # noqa: RUF009
+    agent: Agent = SiMPO()  # noqa: RUF009
     preset: str = DEFAULT_PRESET
     """Where all other defaults come from: laptop, paper or port."""
+    agent_name: Annotated[str, tyro.conf.arg(name="agent")] = DEFAULT_AGENT
+    """Which agent; the options that follow the run's are this agent's."""
     out: Path = Path("runs")
     """Folder for run directories."""
 
@@ -41,14 +51,19 @@ def option(argv: list[str], name: str) -> str | None:
     return None
 
 
-def read_arguments(argv: list[str], preset: str, run: Run) -> TrainArguments:
-    """Options over the values of a run."""
+def read_arguments(argv: list[str], preset: str, agent: str, run: Run) -> Any:
+    """Options over the values of a run; the agent's fields are those of its class."""
+    columns = [("agent", type(run.agent), field(default=run.agent))]
+    arguments = make_dataclass(
+        "Arguments", columns, bases=(TrainArguments,), frozen=True
+    )
     values = {f.name: getattr(run, f.name) for f in fields(Run)}
     return read_options(
-        TrainArguments(**values, preset=preset),
+        arguments(**values, preset=preset, agent_name=agent),
         argv,
         prog="simpo train",
-        description=f"Train an agent. Presets: {', '.join(PRESETS)}.",
+        description=f"Train an agent. Presets: {', '.join(PRESETS)}. "
+        f"Agents of {preset}: {', '.join(agent_names(preset))}.",
         registry=union_registry(),
     )
 
@@ -56,9 +71,10 @@ def read_arguments(argv: list[str], preset: str, run: Run) -> TrainArguments:
 def read_run(argv: list[str]) -> tuple[Run, Path]:
     """The run and its parent folder; the preset's values for the task are defaults."""
     preset = option(argv, "--preset") or DEFAULT_PRESET
+    agent = option(argv, "--agent") or DEFAULT_AGENT
     no_help = [word for word in argv if word not in ("-h", "--help")]
-    env = read_arguments(no_help, preset, find(preset)).env
-    arguments = read_arguments(argv, preset, find(preset, env))
+    env = read_arguments(no_help, preset, agent, find(preset, agent=agent)).env
+    arguments = read_arguments(argv, preset, agent, find(preset, env, agent))
     run = Run(**{f.name: getattr(arguments, f.name) for f in fields(Run)})
     return run, arguments.out
 

@@ -18,7 +18,15 @@ from simpo.plotting.rundata import RunData
 from simpo.plotting.style import GREY, MINUS, PALETTE, draw, grid, label_steps
 from simpo.types import SimpoError
 
-__all__ = ["Interval", "draw_run", "learning_curve", "mean_interval"]
+__all__ = [
+    "Interval",
+    "align",
+    "draw_run",
+    "finish_curve",
+    "learning_curve",
+    "mean_interval",
+    "seed_curve",
+]
 
 SIZE = (7.0, 4.4)
 COLUMNS = 3

@@ -1,0 +1,91 @@
+"""Small networks and few denoising steps: minutes on two cores.
+
+All agents learn from the same number of steps with networks, batches and discounts of
+the same size; what is particular to an agent keeps its default.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from simpo.agents import PPO, SAC, TD3, ReleasedDPMD, SiMPO
+from simpo.generative import Flow
+from simpo.presets.base import ON_POLICY, Preset, Row
+from simpo.temperature import EntropyTarget, Solved
+from simpo.trainer import Run
+from simpo.weighting import Exponential, Linear
+
+__all__ = ["LAPTOP"]
+
+NETWORKS: dict[str, Any] = {
+    "width": 128,
+    "depth": 2,
+    "activation": "relu",
+    "critic_width": 128,
+    "critic_depth": 2,
+    "critic_activation": "relu",
+}
+REPLAY: dict[str, Any] = {
+    **NETWORKS,
+    "batch_size": 128,
+    "tau": 0.01,
+    "reward_scale": 0.1,
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+}
+ANNEALED: dict[str, Any] = {"actor_lr_end": 1e-4, "actor_lr_updates": 11_000}
+SOURCE = "the laptop protocol with the agent's own defaults"
+
+SIMPO = SiMPO(
+    weighting=Linear(floor=-0.2),
+    temperature=Solved(target=EntropyTarget(nats=0.5)),
+    model=Flow(denoising_steps=5),
+    candidates=8,
+    candidate_noise=0.3,
+    behaviour_interval=100,
+    **REPLAY,
+    **ANNEALED,
+)
+
+LAPTOP = Preset(
+    source="ours; minutes on two cores",
+    run=Run(
+        env="InvertedDoublePendulum-v5",
+        agent=SIMPO,
+        label="SiMPO",
+        steps=45_000,
+        num_envs=4,
+        warmup_steps=1_000,
+        updates_per_step=0.25,
+        updates_per_dispatch=16,
+        log_every=500,
+        eval_every=7_500,
+    ),
+    rows={
+        "SiMPO": Row(
+            SIMPO,
+            "tuned on InvertedDoublePendulum-v5",
+            # whose peaks are narrower than the noise
+            tasks={"simpo/BanditTwoPeaks": replace(SIMPO, candidate_noise=0.1)},
+        ),
+        "DPMD": Row(
+            replace(SIMPO, weighting=Exponential()),
+            "SiMPO's values with exponential weights",
+        ),
+        "ReleasedDPMD": Row(
+            ReleasedDPMD(
+                model=Flow(denoising_steps=5),
+                target_samples=8,
+                acting_samples=8,
+                best_of=8,
+                initial_alpha=3.0,
+                alpha_interval=25,
+                **REPLAY,
+                **ANNEALED,
+            ),
+            SOURCE + "; 8 samples, noise tuned ten times as often",
+        ),
+        "SAC": Row(SAC(**REPLAY), SOURCE),
+        "TD3": Row(TD3(**REPLAY), SOURCE),
+        "PPO": Row(PPO(rollout_steps=512), SOURCE, run=ON_POLICY),
+    },
+)
