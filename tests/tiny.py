@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from simpo.agents import SiMPO
-from simpo.generative import Flow
+from simpo.generative import Diffusion, Flow
 from simpo.temperature import Fixed
 from simpo.trainer import Run
 from simpo.types import EnvSpec, Rollout, Transition
@@ -37,8 +37,11 @@ SMALL = {
 
 def tiny(cls=SiMPO, **changes):
     """An agent of any class, small in whichever of these fields it has."""
-    names = {field.name for field in fields(cls)}
-    return cls(**{k: v for k, v in SMALL.items() if k in names} | changes)
+    types = {field.name: field.type for field in fields(cls)}
+    small = {k: v for k, v in SMALL.items() if k in types}
+    if types.get("model") is Diffusion:  # some learn scores
+        small["model"] = Diffusion(denoising_steps=2)
+    return cls(**small | changes)
 
 
 def tiny_run(**changes):
