@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import enum
 import inspect
@@ -47,6 +48,8 @@ def other(value, kind):
         return 2.5 if value is None else None
     if typing.get_origin(kind) is typing.Literal:
         return typing.get_args(kind)[-1]
+    if dataclasses.is_dataclass(kind):
+        return dataclasses.replace(value, denoising_steps=7)
     if isinstance(value, enum.Enum):
         return next(member for member in type(value) if member is not value)
     if isinstance(value, bool):
@@ -59,7 +62,8 @@ def changed(cls):
     value, hints = cls(), typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         new = other(getattr(value, field.name), hints[field.name])
-        value = dataclasses.replace(value, **{field.name: new})
+        with contextlib.suppress(SimpoError):  # some agents allow one value only
+            value = dataclasses.replace(value, **{field.name: new})
     return value
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from simpo.agents import SiMPO
+from simpo.agents import SiMPO, compile_decide, compile_init
 from simpo.generative import Diffusion, Flow
 from simpo.temperature import Fixed
 from simpo.trainer import Run
@@ -20,6 +20,7 @@ SMALL = {
     "critic_width": 8,
     "critic_depth": 1,
     "candidates": 4,
+    "proposals": 4,
     "candidate_noise": 0.3,
     "batch_size": 8,
     "best_of": 3,
@@ -75,17 +76,17 @@ def batches(updates=4, batch=8, seed=0, spec=SPEC):
 
 
 def rollouts(agent, updates=4, steps=6, envs=2, seed=0, spec=SPEC):
-    """G random rollouts [G, T, E, ...], with decisions of the agent's size."""
+    """G rollouts [G, T, E, ...] of a fresh policy; what it meets is random."""
     rng = np.random.default_rng(seed)
     lead = (updates, steps, envs)
-    key = jax.random.key(0)
-    policy = jax.eval_shape(lambda: agent.policy(agent.init(key, spec)))
-    obs = np.zeros((envs, spec.obs_dim), np.float32)
-    decision = jax.eval_shape(agent.decide, policy, obs, key)
+    policy = agent.policy(compile_init(agent, spec)(jax.random.key(0)))
+    obs = rng.normal(size=(*lead, spec.obs_dim)).astype(np.float32)
+    flat = obs.reshape(-1, spec.obs_dim)
+    decision = compile_decide(agent)(policy, flat, jax.random.key(seed), 0)
     discount = rng.integers(0, 2, lead).astype(np.float32)
     return Rollout(
-        obs=rng.normal(size=(*lead, spec.obs_dim)).astype(np.float32),
-        decision=rng.normal(size=(*lead, decision.shape[-1])).astype(np.float32),
+        obs=obs,
+        decision=np.asarray(decision).reshape(*lead, -1),
         reward=rng.normal(size=lead).astype(np.float32),
         discount=discount,
         last=np.maximum(1 - discount, rng.integers(0, 2, lead)).astype(np.float32),

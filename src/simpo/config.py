@@ -22,6 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 from simpo.agents import AGENTS, Agent
+from simpo.agents.dipo import Noiseless
+from simpo.agents.qsm import DYNAMICS, SCORE_LOSSES, Dynamics, ScoreLoss
 from simpo.generative import MODELS, GenerativeModel
 from simpo.generative.diffusion import PREDICTIONS, SAMPLERS, Prediction, Sampler
 from simpo.generative.flow import SOLVERS, Solver
@@ -42,8 +44,10 @@ UNIONS: dict[type, tuple[type, ...]] = {
     GenerativeModel: MODELS,
     Schedule: SCHEDULES,
     Prediction: PREDICTIONS,
-    Sampler: SAMPLERS,
+    Sampler: (*SAMPLERS, Noiseless),
     Solver: SOLVERS,
+    ScoreLoss: SCORE_LOSSES,
+    Dynamics: DYNAMICS,
 }
 """Every interface with its members."""
 
@@ -96,7 +100,10 @@ def from_json(data: Any, expected: Any) -> Any:
             return None
         return from_json(data, next(k for k in kinds if k is not type(None)))
     if dataclasses.is_dataclass(expected):
-        return build(typing.cast(type, expected), data)
+        cls = typing.cast(type, expected)
+        if isinstance(data, dict) and data.get("type", cls.__name__) != cls.__name__:
+            raise SimpoError(f"expected {cls.__name__}, got {show(data['type'])}")
+        return build(cls, data)
     if typing.get_origin(expected) is tuple:
         return pack(data, typing.get_args(expected))
     return scalar(data, expected)

@@ -67,7 +67,7 @@ def draw_winners(axes: Axes, data: Map) -> None:
         clear = data.decided[i, j]
         weight = "bold" if clear else "normal"
         text = f"{least[i, j]:.2f}" + ("*" if clear else "")
-        color = "white" if colors.colors[winner[i, j]] == BLACK else BLACK
+        color = "white" if PALETTE[winner[i, j]] == BLACK else BLACK
         axes.text(
             j, i, text, ha="center", va="center",
             fontsize=8.5, fontweight=weight, color=color,

@@ -7,8 +7,21 @@ the same size; what is particular to an agent keeps its default.
 from dataclasses import replace
 from typing import Any
 
-from simpo.agents import PPO, SAC, TD3, ReleasedDPMD, SiMPO
-from simpo.generative import Flow
+from simpo.agents import (
+    DACER,
+    DIPO,
+    DPPO,
+    IDEM,
+    PPO,
+    QSM,
+    QVPO,
+    SAC,
+    SDAC,
+    TD3,
+    ReleasedDPMD,
+    SiMPO,
+)
+from simpo.generative import Diffusion, Flow
 from simpo.presets.base import ON_POLICY, Preset, Row
 from simpo.temperature import EntropyTarget, Solved
 from simpo.trainer import Run
@@ -33,12 +46,13 @@ REPLAY: dict[str, Any] = {
     "critic_lr": 1e-3,
 }
 ANNEALED: dict[str, Any] = {"actor_lr_end": 1e-4, "actor_lr_updates": 11_000}
+FLOW, DIFFUSION = Flow(denoising_steps=5), Diffusion(denoising_steps=5)
 SOURCE = "the laptop protocol with the agent's own defaults"
 
 SIMPO = SiMPO(
     weighting=Linear(floor=-0.2),
     temperature=Solved(target=EntropyTarget(nats=0.5)),
-    model=Flow(denoising_steps=5),
+    model=FLOW,
     candidates=8,
     candidate_noise=0.3,
     behaviour_interval=100,
@@ -73,7 +87,7 @@ LAPTOP = Preset(
         ),
         "ReleasedDPMD": Row(
             ReleasedDPMD(
-                model=Flow(denoising_steps=5),
+                model=FLOW,
                 target_samples=8,
                 acting_samples=8,
                 best_of=8,
@@ -83,6 +97,41 @@ LAPTOP = Preset(
                 **ANNEALED,
             ),
             SOURCE + "; 8 samples, noise tuned ten times as often",
+        ),
+        "SDAC": Row(SDAC(model=DIFFUSION, **REPLAY, **ANNEALED), SOURCE),
+        "QVPO": Row(
+            QVPO(
+                model=FLOW,
+                candidates=16,
+                uniform_weight_updates=11_000,
+                **REPLAY,
+                **ANNEALED,
+            ),
+            SOURCE + "; 16 candidates",
+        ),
+        "QSM": Row(QSM(model=DIFFUSION, **REPLAY, **ANNEALED), SOURCE),
+        "IDEM": Row(IDEM(model=DIFFUSION, **REPLAY, **ANNEALED), SOURCE),
+        "DACER": Row(
+            DACER(model=DIFFUSION, alpha=2.0, alpha_interval=500, **REPLAY),
+            SOURCE + "; noise tuned twenty times as often",
+        ),
+        "DIPO": Row(
+            DIPO(model=FLOW, pairs=20_000, new_pairs=4, **REPLAY, **ANNEALED),
+            SOURCE + "; 20,000 pairs, as many new ones as there are new steps",
+        ),
+        "DPPO": Row(
+            DPPO(
+                model=DIFFUSION,
+                rollout_steps=512,
+                batch_size=512,
+                actor_lr=3e-4,
+                width=128,
+                depth=2,
+                critic_width=128,
+                critic_depth=2,
+            ),
+            SOURCE,
+            run=ON_POLICY,
         ),
         "SAC": Row(SAC(**REPLAY), SOURCE),
         "TD3": Row(TD3(**REPLAY), SOURCE),

@@ -9,7 +9,20 @@ networks and learning rates.
 from dataclasses import replace
 from typing import Any
 
-from simpo.agents import PPO, SAC, TD3, ReleasedDPMD, SiMPO
+from simpo.agents import (
+    DACER,
+    DIPO,
+    DPPO,
+    IDEM,
+    PPO,
+    QSM,
+    QVPO,
+    SAC,
+    SDAC,
+    TD3,
+    ReleasedDPMD,
+    SiMPO,
+)
 from simpo.generative import Diffusion
 from simpo.presets.base import ON_POLICY, Preset, Row
 from simpo.temperature import DualAscent, EntropyTarget
@@ -41,6 +54,10 @@ SIMPO = SiMPO(
     **TABLE,
 )
 
+DACER_PAPER = DACER(actor_lr=1e-4, critic_lr=1e-4)
+DIPO_PAPER = DIPO(actor_lr_updates=0, new_pairs=5)
+WIDE_NOISE = replace(DACER_PAPER, noise_factor=0.15)
+
 PAPER = Preset(
     source="paper, Table F.1, Sections 5.2 and 5.4; where it is silent, method.md",
     run=Run(
@@ -60,6 +77,32 @@ PAPER = Preset(
             replace(SIMPO, weighting=Exponential()), "SiMPO with exponential weights"
         ),
         "ReleasedDPMD": Row(ReleasedDPMD(**TABLE), SOURCE),
+        "SDAC": Row(SDAC(**TABLE), SOURCE),
+        "QVPO": Row(QVPO(uniform_weight_updates=200_000), OWN),
+        "QSM": Row(QSM(**TABLE), SOURCE),
+        "IDEM": Row(IDEM(**TABLE), SOURCE),
+        "DACER": Row(
+            DACER_PAPER,
+            OWN + "; its noise per task",
+            tasks={"Humanoid": WIDE_NOISE, "HalfCheetah": WIDE_NOISE},
+        ),
+        "DIPO": Row(
+            DIPO_PAPER,
+            OWN + "; its settings per task, none for Swimmer",
+            tasks={
+                "Hopper": replace(DIPO_PAPER, action_norm=0.3, max_grad_norm=1.0),
+                "Walker2d": replace(DIPO_PAPER, action_norm=0.08),
+                "Ant": replace(DIPO_PAPER, max_grad_norm=0.8),
+                "HalfCheetah": replace(
+                    DIPO_PAPER, action_norm=0.08, action_steps=40, target_interval=2
+                ),
+            },
+        ),
+        "DPPO": Row(
+            DPPO(),
+            OWN,
+            run={**ON_POLICY, "steps": 1_000_000, "eval_every": 50_000},
+        ),
         "SAC": Row(SAC(), OWN),
         "TD3": Row(TD3(), OWN),
         "PPO": Row(
