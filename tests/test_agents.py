@@ -398,7 +398,8 @@ def test_how_critics_are_joined_matters(simpo_state):
         agents = [tiny(weight_critic=how, target_critic=how) for how in Aggregate]
         explained = [agent.explain(state, obs, KEY) for agent in agents]
         targets = [
-            agent.update_critics(state, batch, KEY)[2]["q_target"] for agent in agents
+            agent.policy_evaluation(state.actor, state, batch, KEY)[2]["q_target"]
+            for agent in agents
         ]
         return explained, targets
 
@@ -415,7 +416,9 @@ def test_best_of_n_in_the_target_raises_it(simpo_state):
     @jax.jit
     def targets(state):
         return [
-            tiny(target_samples=n).update_critics(state, batch, KEY)[2]["q_target"]
+            tiny(target_samples=n).policy_evaluation(state.actor, state, batch, KEY)[2][
+                "q_target"
+            ]
             for n in (1, 20)
         ]
 

@@ -12,7 +12,8 @@ import pytest
 
 from plain_loop import is_one_line
 from simpo.agents import Mode, compile_init, compile_updates
-from simpo.agents.dacer import DACER, Acting, distributional_loss
+from simpo.agents.dacer import DACER, distributional_loss
+from simpo.agents.offpolicy import Acting
 from simpo.bellman import Aggregate
 from simpo.generative import VP, Clean, Diffusion
 from simpo.types import SimpoError, Transition

@@ -247,8 +247,8 @@ def test_the_target_takes_the_best_of_the_averaged_actor(state):
     def targets(state):
         agents = [small(target_samples=n) for n in (1, 20)]
         other = state._replace(actor=jax.tree.map(lambda x: 3 * x, state.actor))
-        found = [agent.update_critics(state, batch, KEY)[2] for agent in agents]
-        found.append(agents[0].update_critics(other, batch, KEY)[2])
+        found = [agent.update(state, batch)[1] for agent in agents]
+        found.append(agents[0].update(other, batch)[1])
         return [metrics["q_target"] for metrics in found]
 
     single, best, same = targets(state)

@@ -36,7 +36,7 @@ from simpo.agents.base import (
     descend,
     step_key,
 )
-from simpo.agents.offpolicy import Generative, perturb
+from simpo.agents.offpolicy import Acting, Generative, perturb
 from simpo.bellman import Aggregate, polyak, td_target
 from simpo.generative import VP, Diffusion, GenerativeModel
 from simpo.mixtures import entropy_bound, fit_mixtures
@@ -44,14 +44,7 @@ from simpo.networks import Critics, Denoiser
 from simpo.randomness import normal
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
 
-__all__ = ["DACER", "Acting", "DacerState", "distributional_loss"]
-
-
-class Acting(NamedTuple):
-    """What acts: the denoiser, and log alpha [], the scale of its noise."""
-
-    net: Denoiser
-    log_alpha: Array
+__all__ = ["DACER", "DacerState", "distributional_loss"]
 
 
 class ActorState(NamedTuple):

@@ -200,8 +200,8 @@ class DIPO(Generative):
     def update(self, state: DipoState, batch: Transition) -> tuple[DipoState, Metrics]:
         """One step of critics, of a batch of pairs and of the actor."""
         target_key, draw_key, match_key = jax.random.split(step_key(state), 3)
-        critics, critic_opt, critic_metrics = self.update_critics(
-            state, batch, target_key
+        critics, critic_opt, critic_metrics = self.policy_evaluation(
+            state.target_actor, state, batch, target_key
         )
         pairs = self.insert(state, batch)
         slot = pairs.draw(draw_key, batch.obs.shape[0])
@@ -240,21 +240,6 @@ class DIPO(Generative):
             "pairs": pairs.size.astype(jnp.float32),
         }
         return new, critic_metrics | metrics
-
-    def update_critics(
-        self, state: DipoState, batch: Transition, key: Array
-    ) -> tuple[Critics, PyTree, Metrics]:
-        """One Adam step towards y; a' by the averaged actor."""
-        _, next_q = self.best(
-            state.target_actor,
-            state.target_critics,
-            batch.next_obs,
-            key,
-            self.target_samples,
-        )
-        return self.fit_critics(
-            state.critics, state.critic_opt, batch, self.target_critic(next_q)
-        )
 
     def insert(self, state: DipoState, batch: Transition) -> Pairs:
         """The ring with rows of the batch; all of the first, lest draws be few."""

@@ -25,20 +25,13 @@ import optax
 from jax import Array
 
 from simpo.agents.base import COUNT, POSITIVE, SHARE, Mode, Policy, descend, step_key
-from simpo.agents.offpolicy import Generative, best_action, perturb
+from simpo.agents.offpolicy import Acting, Generative, best_action, perturb
 from simpo.bellman import polyak
 from simpo.matching import Unbounded, matching_loss
 from simpo.networks import Critics, Denoiser
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
 
 __all__ = ["DpmdState", "ReleasedDPMD"]
-
-
-class Acting(NamedTuple):
-    """What acts: the averaged denoiser, and log alpha [], the scale of its noise."""
-
-    net: Denoiser
-    log_alpha: Array
 
 
 class DpmdState(NamedTuple):

@@ -9,7 +9,7 @@ act by a diffusion or flow model, and may take the best of n samples by min_k Q_
 
 import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,14 @@ from simpo.networks import Activation, Critics, Denoiser
 from simpo.randomness import normal
 from simpo.types import EnvSpec, Metrics, PyTree, Transition
 
-__all__ = ["Generative", "OffPolicy", "best_action", "perturb"]
+__all__ = ["Acting", "Generative", "OffPolicy", "best_action", "perturb"]
+
+
+class Acting(NamedTuple):
+    """What acts with noise of its own: the denoiser, and log alpha [], its scale."""
+
+    net: Denoiser
+    log_alpha: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +167,27 @@ class Generative(OffPolicy):
     ) -> tuple[Array, Array]:
         """Best of n samples by min Q, with all critics' values: [B, A], [K, B]."""
         return best_action(critics, obs, self.model.sample(actor, key, obs, n))
+
+    def policy_evaluation(
+        self, actor: Denoiser, state: Any, batch: Transition, key: Array
+    ) -> tuple[Critics, PyTree, Metrics]:
+        """One step of the critics; a' by an actor, best of `target_samples`.
+
+        Args:
+            actor: Who acts in the next states.
+            state: Its `critics`, `target_critics` and `critic_opt` are used.
+            batch: Transitions [B, ...].
+            key: Random key.
+
+        Returns:
+            The new critics, their optimiser's state, metrics.
+        """
+        _, next_q = self.best(
+            actor, state.target_critics, batch.next_obs, key, self.target_samples
+        )
+        return self.fit_critics(
+            state.critics, state.critic_opt, batch, self.target_critic(next_q)
+        )
 
     def act_by_model(self, policy: Policy, obs: Array, key: Array, mode: Mode) -> Array:
         """One sample, or the best of n by min Q, with noise: obs [B, O] -> [B, A]."""

@@ -288,7 +288,7 @@ class QSM(Generative):
         )
         new = QsmState(
             actor=actor,
-            average_actor=self.average(state.average_actor, actor),
+            average_actor=polyak(state.average_actor, actor, self.actor_tau),
             critics=critics,
             target_critics=target_critics,
             actor_opt=actor_opt,
@@ -303,11 +303,6 @@ class QSM(Generative):
             "learning_rate": jnp.asarray(self.actor_rate(state.step)),
         }
         return new, critic_metrics | metrics
-
-    def average(self, old: Denoiser, new: Denoiser) -> Denoiser:
-        """(1 - tau) old + tau new: for tau = 1 the new one to the last bit."""
-        tau = self.actor_tau
-        return jax.tree.map(lambda o, n: (1.0 - tau) * o + tau * n, old, new)
 
     def slope(self, critics: Critics, obs: Array, x: Array) -> Array:
         """dQ/dx of the joined critics: obs [B, O], x [B, A] -> [B, A]."""

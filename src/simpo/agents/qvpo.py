@@ -119,8 +119,8 @@ class QVPO(Generative):
         target_key, sample_key, uniform_key, match_key = jax.random.split(
             step_key(state), 4
         )
-        critics, critic_opt, critic_metrics = self.update_critics(
-            state, batch, target_key
+        critics, critic_opt, critic_metrics = self.policy_evaluation(
+            state.target_actor, state, batch, target_key
         )
         candidates, q = self.draw_candidates(
             state.actor, critics, batch.obs, sample_key
@@ -153,21 +153,6 @@ class QVPO(Generative):
             "candidate_spread": candidates.std(axis=1).mean(),
         }
         return new, critic_metrics | weight_metrics(weights) | metrics
-
-    def update_critics(
-        self, state: QvpoState, batch: Transition, key: Array
-    ) -> tuple[Critics, PyTree, Metrics]:
-        """One Adam step towards y; a' by the averaged actor, best of some samples."""
-        _, next_q = self.best(
-            state.target_actor,
-            state.target_critics,
-            batch.next_obs,
-            key,
-            self.target_samples,
-        )
-        return self.fit_critics(
-            state.critics, state.critic_opt, batch, self.target_critic(next_q)
-        )
 
     def draw_candidates(
         self, actor: Denoiser, critics: Critics, obs: Array, key: Array

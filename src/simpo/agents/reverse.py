@@ -134,15 +134,8 @@ class ReverseSampling(Generative):
     ) -> tuple[ReverseState, Metrics]:
         """One step of the critics, then of the actor towards eps*."""
         next_key, act_key, noise_key, propose_key = jax.random.split(step_key(state), 4)
-        _, next_q = self.best(
-            state.actor,
-            state.target_critics,
-            batch.next_obs,
-            next_key,
-            self.target_samples,
-        )
-        critics, critic_opt, critic_metrics = self.fit_critics(
-            state.critics, state.critic_opt, batch, self.target_critic(next_q)
+        critics, critic_opt, critic_metrics = self.policy_evaluation(
+            state.actor, state, batch, next_key
         )
         state = state._replace(
             critics=critics,

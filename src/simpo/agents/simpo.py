@@ -110,8 +110,8 @@ class SiMPO(Generative):
         behaviour = jax.tree.map(
             lambda old, new: jnp.where(copy_now, new, old), state.behaviour, state.actor
         )
-        critics, critic_opt, critic_metrics = self.update_critics(
-            state, batch, target_key
+        critics, critic_opt, critic_metrics = self.policy_evaluation(
+            state.actor, state, batch, target_key
         )
 
         candidates = self.draw_candidates(behaviour, batch.obs, sample_key)
@@ -158,14 +158,3 @@ class SiMPO(Generative):
         q = self.weight_critic(state.critics.candidates(obs, candidates))
         weights, _, _ = self.temperature.weigh(state.temperature, self.weighting, q)
         return q, weights.values
-
-    def update_critics(
-        self, state: SimpoState, batch: Transition, key: Array
-    ) -> tuple[Critics, PyTree, Metrics]:
-        """One Adam step towards y; a' by the online actor, best of `target_samples`."""
-        _, next_q = self.best(
-            state.actor, state.target_critics, batch.next_obs, key, self.target_samples
-        )
-        return self.fit_critics(
-            state.critics, state.critic_opt, batch, self.target_critic(next_q)
-        )
