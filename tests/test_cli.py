@@ -1,6 +1,7 @@
 import csv
 import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from simpo.cli import COMMANDS, main
 from simpo.cli import train as train_command
 from simpo.cli.options import one_line
 from simpo.envs import ENVIRONMENTS
-from simpo.presets import PRESETS
+from simpo.presets import PRESETS, agent_names
 from simpo.types import EnvSpec
 from simpo.weighting import WEIGHTINGS, Linear
 from tiny import Fuse, tiny
@@ -82,6 +83,8 @@ def elsewhere(tmp_path, monkeypatch):
         "jax_persistent_cache_min_compile_time_secs",
     ]
     before = {name: getattr(jax.config, name) for name in names}
+    for name in names:
+        monkeypatch.setenv(name.upper(), "")
     yield
     for name, value in before.items():
         jax.config.update(name, value)
@@ -366,7 +369,7 @@ def test_the_help_of_train_shows_every_setting(capfd):
     ("name", "expected"),
     [
         ("envs", list(ENVIRONMENTS)),
-        ("agents", [cls.__name__ for cls in AGENTS]),
+        ("agents", agent_names()),
         ("weightings", [cls.__name__ for cls in WEIGHTINGS]),
         ("presets", list(PRESETS)),
     ],
@@ -376,6 +379,12 @@ def test_lists(name, expected, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0].partition("(")[0] for line in lines] == expected
     assert all(len(line.split()) > 1 for line in lines)
+
+
+def test_every_agent_and_weighting_is_a_public_name():
+    for cls in (*AGENTS, *WEIGHTINGS):
+        assert cls.__name__ in simpo.__all__
+        assert getattr(simpo, cls.__name__) is cls
 
 
 def test_a_listed_weighting_can_be_pasted():
@@ -433,9 +442,11 @@ def test_underscores_and_enums_by_value():
 
 
 def test_what_is_compiled_is_kept_where_the_user_says(monkeypatch, tmp_path):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     train_command.keep_compiled()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "home" / "compiled")
+    folder = str(tmp_path / "home" / "compiled")
+    assert jax.config.jax_compilation_cache_dir == folder
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == folder
     jax.config.update("jax_compilation_cache_dir", "mine")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
     train_command.keep_compiled()
@@ -485,6 +496,16 @@ def test_eval_of_a_single_episode(folder, capfd):
     assert main(["eval", str(folder), "--episodes", "1", "--best-of", "1"]) == 0
     out, err = capfd.readouterr()
     assert "single" in out and err == ""
+
+
+@pytest.mark.parametrize("cls", AGENTS)
+def test_eval_takes_the_samplers_of_training(cls, capfd, tmp_path):
+    agent, spec = tiny(cls), EnvSpec(4, 1)
+    policy = agent.policy(compile_init(agent, spec)(jax.random.key(0)))
+    save_policy(tmp_path / "p", agent, spec, policy, env="InvertedPendulum-v5", step=0)
+    assert main(["eval", "p", "--episodes", "2"]) == 0
+    out, err = capfd.readouterr()
+    assert all(f" {mode.label} " in out for mode in agent.evaluating) and not err
 
 
 def test_eval_says_where_it_cannot_write(run, capfd):

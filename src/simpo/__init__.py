@@ -11,6 +11,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from simpo.agents import DACER as DACER
+    from simpo.agents import DIPO as DIPO
+    from simpo.agents import DPPO as DPPO
+    from simpo.agents import IDEM as IDEM
+    from simpo.agents import PPO as PPO
+    from simpo.agents import QSM as QSM
+    from simpo.agents import QVPO as QVPO
+    from simpo.agents import SAC as SAC
+    from simpo.agents import SDAC as SDAC
+    from simpo.agents import TD3 as TD3
+    from simpo.agents import ReleasedDPMD as ReleasedDPMD
     from simpo.agents import SiMPO as SiMPO
     from simpo.checkpoint import load as load
     from simpo.envs import make as make
@@ -32,7 +43,20 @@ if TYPE_CHECKING:
     from simpo.weighting import Square as Square
 
 NAMES = {
-    "simpo.agents": ["SiMPO"],
+    "simpo.agents": [
+        "DACER",
+        "DIPO",
+        "DPPO",
+        "IDEM",
+        "PPO",
+        "QSM",
+        "QVPO",
+        "SAC",
+        "SDAC",
+        "TD3",
+        "ReleasedDPMD",
+        "SiMPO",
+    ],
     "simpo.weighting": [
         "Advantage",
         "Custom",
@@ -54,6 +78,16 @@ NAMES = {
 """Public names by module."""
 
 __all__ = [
+    "DACER",
+    "DIPO",
+    "DPPO",
+    "IDEM",
+    "PPO",
+    "QSM",
+    "QVPO",
+    "SAC",
+    "SDAC",
+    "TD3",
     "Advantage",
     "Custom",
     "Diffusion",
@@ -64,6 +98,7 @@ __all__ = [
     "InverseGap",
     "Linear",
     "Power",
+    "ReleasedDPMD",
     "SiMPO",
     "SignedSoftmax",
     "SimpoError",

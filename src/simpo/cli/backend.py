@@ -9,11 +9,21 @@ __all__ = ["keep_compiled", "one_device_per_core"]
 
 
 def keep_compiled() -> None:
-    """Let JAX keep what it compiles on disk, unless the user has said where."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("SIMPO_HOME", Path.home() / ".cache" / "simpo")
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    """Let JAX keep what it compiles on disk, here and in processes started from here.
+
+    What the user has said in the environment is left as it is.
+    """
+    home = os.environ.get("SIMPO_HOME") or Path.home() / ".cache" / "simpo"
+    folder = settle("JAX_COMPILATION_CACHE_DIR", str(Path(home) / "compiled"))
+    seconds = settle("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+
+
+def settle(name: str, default: str) -> str:
+    """An environment variable, set to the default if it is not set."""
+    os.environ[name] = os.environ.get(name) or default
+    return os.environ[name]
 
 
 def one_device_per_core() -> None:

@@ -33,8 +33,9 @@ class EvalArguments:
     """Task; the policy's own by default."""
     episodes: int = 20
     """Episodes per sampler."""
-    best_of: tuple[int, ...] = (1, 10)
-    """Samples per action, one row of the table each; the best by min Q is taken."""
+    best_of: tuple[int, ...] | None = None
+    """Samples per action, one row of the table each; the best by min Q is taken.
+    By default the samplers of the evaluations in training."""
     seed: int = 1_000_000
     """Seed of environments and actions, away from those of training."""
     csv: Path | None = None
@@ -91,7 +92,8 @@ def main(argv: list[str]) -> int:
         prog="simpo eval",
         description="Play episodes with a trained policy.",
     )
-    if arguments.episodes < 1 or min(arguments.best_of, default=0) < 1:
+    best_of = arguments.best_of
+    if arguments.episodes < 1 or (best_of is not None and min(best_of, default=0) < 1):
         raise SimpoError("--episodes and --best-of must be at least 1")
     if not 0 <= arguments.seed < 2**32:
         raise SimpoError("--seed must be between 0 and 2**32 - 1")
@@ -100,8 +102,9 @@ def main(argv: list[str]) -> int:
     require_fit(saved, env)
     rows: list[EpisodeRow] = []
     stderr = Console(stderr=True)
-    for n in track(
-        arguments.best_of,
+    modes = [Mode(best_of=n) for n in best_of] if best_of else saved.agent.evaluating
+    for mode in track(
+        modes,
         description="evaluating",
         console=stderr,
         disable=not stderr.is_terminal,
@@ -110,7 +113,7 @@ def main(argv: list[str]) -> int:
             saved.agent,
             saved.policy,
             env,
-            Mode(best_of=n),
+            mode,
             episodes=arguments.episodes,
             seed=arguments.seed,
         )

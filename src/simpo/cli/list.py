@@ -27,10 +27,17 @@ def environments() -> Rows:
 
 
 def agents() -> Rows:
-    """The union of agents."""
-    from simpo.agents import AGENTS
+    """What `--agent` takes, with the presets that have values for it."""
+    from simpo.presets import DEFAULT_PRESET, PRESETS, agent_names
 
-    return [(cls.__name__, first_line(cls)) for cls in AGENTS]
+    rows = []
+    for name in agent_names():
+        having = [key for key, preset in PRESETS.items() if name in preset.rows]
+        row = PRESETS[DEFAULT_PRESET].rows[name]
+        cls = type(row.agent)
+        note = first_line(cls) if name == cls.__name__ else row.source
+        rows.append((name, f"{note.rstrip('.')} [{', '.join(having)}]"))
+    return rows
 
 
 def weightings() -> Rows:
