@@ -98,19 +98,25 @@ LAPTOP = Preset(
             ),
             SOURCE + "; 8 samples, noise tuned ten times as often",
         ),
-        "SDAC": Row(SDAC(model=DIFFUSION, **REPLAY, **ANNEALED), SOURCE),
+        "SDAC": Row(
+            SDAC(model=DIFFUSION, proposals=32, **REPLAY, **ANNEALED),
+            SOURCE + "; 32 proposals",
+        ),
         "QVPO": Row(
             QVPO(
                 model=FLOW,
-                candidates=16,
+                candidates=8,
                 uniform_weight_updates=11_000,
                 **REPLAY,
                 **ANNEALED,
             ),
-            SOURCE + "; 16 candidates",
+            SOURCE + "; 8 candidates",
         ),
         "QSM": Row(QSM(model=DIFFUSION, **REPLAY, **ANNEALED), SOURCE),
-        "IDEM": Row(IDEM(model=DIFFUSION, **REPLAY, **ANNEALED), SOURCE),
+        "IDEM": Row(
+            IDEM(model=DIFFUSION, proposals=32, **REPLAY, **ANNEALED),
+            SOURCE + "; 32 proposals",
+        ),
         "DACER": Row(
             DACER(model=DIFFUSION, alpha=2.0, alpha_interval=500, **REPLAY),
             SOURCE + "; noise tuned twenty times as often",
