@@ -36,7 +36,7 @@ from simpo.loggers import (
 from simpo.trainer import Run, Trainer
 from simpo.types import SimpoError
 
-__all__ = ["Finished", "start_run", "train"]
+__all__ = ["Finished", "parent_of", "start_run", "train"]
 
 PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
 EXPLAINED_STATES = 16
@@ -82,11 +82,15 @@ class Finished:
         )
 
 
+def parent_of(out: Path, run: Run) -> Path:
+    """Where directories of such runs are: named after the task and the agent."""
+    return out / run.env.replace("/", "_") / (run.label or type(run.agent).__name__)
+
+
 def make_directory(out: Path, run: Run) -> Path:
-    """A new run directory, named after the task, the agent, the time and the seed."""
+    """A new run directory, named after the time and the seed."""
     name = f"{datetime.now():%Y%m%d-%H%M%S}-s{run.seed}"
-    agent = run.label or type(run.agent).__name__
-    parent = out / run.env.replace("/", "_") / agent
+    parent = parent_of(out, run)
     for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
         directory = parent / (name + suffix)
         try:

@@ -1,9 +1,10 @@
 """`simpo bench agents`: every agent on the same tasks, seeds and protocol.
 
-A cell is a run of one agent on one task with one seed, in a folder of its own, so a
-benchmark goes on where it was stopped, and more seeds or agents only add cells:
+A cell is an ordinary run of one agent on one task with one seed. A benchmark goes on
+where it was stopped, and more seeds or agents only add cells:
 
-bench/agents/<scale>/<task>/<agent>/s<seed>/
+bench/runs/<scale>/<task>/<agent>/<stamp>-s<seed>/   run directories
+bench/agents/                                        scores, ranking, pictures, report
 
 A score is the mean return of the last evaluation under the agent's headline sampler.
 Over several tasks scores are normalised, per task: 0 a uniformly random policy, 1 the
@@ -21,14 +22,15 @@ import numpy as np
 
 from simpo import envs
 from simpo.checkpoint import write_json
+from simpo.config import to_json
 from simpo.experiments.report import Report, Study
 from simpo.experiments.summary import table
-from simpo.loggers import ProgressLogger
+from simpo.experiments.workers import Job, cores, train_all
 from simpo.plotting import comparison as plots
 from simpo.plotting.curves import align, seed_curve
 from simpo.plotting.rundata import RunData, read_run
 from simpo.presets import agent_names, find
-from simpo.runs import start_run
+from simpo.runs import parent_of
 from simpo.statistics import bootstrap, iqm, probability_of_improvement
 from simpo.trainer import Run
 from simpo.types import SimpoError
@@ -45,6 +47,9 @@ class Cell(NamedTuple):
     task: str
     agent: str
     seed: int
+
+    def __str__(self) -> str:
+        return f"{self.agent} {self.task} s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,28 @@ class Comparison(Study):
     """Environment steps per run; the preset's by default."""
     only_report: bool = False
     """Train nothing: judge the cells that are there."""
+    jobs: int | None = None
+    """Runs side by side, a core each; as many as there are cores by default."""
     out: Path = field(default=Path("bench"), kw_only=True)
     """Folder for runs and results."""
 
+    @property
+    def runs(self) -> Path:
+        """Parent of the run directories."""
+        return self.out / "runs" / self.scale
+
     def check(self) -> None:
         """Require seeds, and that every run is possible, before the first one."""
-        if self.seeds < 1:
-            raise SimpoError(f"seeds must be at least 1, not {self.seeds}")
+        for name in ("seeds", "jobs"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise SimpoError(f"{name} must be at least 1, not {number}")
+        if not self.tasks or not self.agents:
+            raise SimpoError("a comparison needs at least one task and one agent")
         for cell in self.cells():
             self.run_of(cell).check()
+        for task in self.tasks:
+            envs.make(task, 1, seed=0).close()
 
     def cells(self) -> list[Cell]:
         """All runs; a seed is finished for all agents before the next begins."""
@@ -84,17 +102,19 @@ class Comparison(Study):
         run = replace(find(self.scale, cell.task, cell.agent), seed=cell.seed)
         return run if self.steps is None else replace(run, steps=self.steps)
 
-    def folder_of(self, cell: Cell) -> Path:
-        """Where a cell's run directory is made."""
-        name = cell.task.replace("/", "_")
-        return self.out / "runs" / self.scale / name / cell.agent / f"s{cell.seed}"
+    def job_of(self, cell: Cell) -> Job:
+        """A cell that is to be trained, and where."""
+        command = ("simpo", "bench", "agents")
+        return Job(str(cell), self.run_of(cell), self.runs, command)
 
     def finished(self, cell: Cell) -> Path | None:
-        """The run directory of a cell that is done with the same settings."""
-        for status in self.folder_of(cell).glob("*/*/*/status.json"):
+        """The run directory of a cell that is done with the very same settings."""
+        run = self.run_of(cell)
+        wanted = json.loads(json.dumps(to_json(run)))
+        for status in sorted(parent_of(self.runs, run).glob("*/status.json")):
             if json.loads(status.read_text()).get("state") == "done":
                 config = json.loads((status.parent / "config.json").read_text())
-                if config.get("steps") == self.run_of(cell).steps:
+                if config == wanted:
                     return status.parent
         return None
 
@@ -103,27 +123,27 @@ class Comparison(Study):
         report.expect(sum(self.run_of(cell).steps for cell in self.cells()))
         directories = dict(self.directories(report))
         if not directories:
-            raise SimpoError(f"no finished runs in {self.out}: train first")
-        for cell, directory in directories.items():
-            run = read_run(directory)
-            row = {"sampler": headline(run), "score": score(run)}
-            report.add("scores", [{**cell._asdict(), **row}])
+            raise SimpoError(f"no finished runs in {self.runs}")
         self.judge(report, directories)
 
     def directories(self, report: Report) -> Iterator[tuple[Cell, Path]]:
-        """Cells with their run directories, trained if need be."""
-        for cell in self.cells():
-            text = f"{cell.agent} {cell.task} s{cell.seed}"
-            done = self.finished(cell)
-            if done is None and not self.only_report:
-                logger = Quiet(report, text)
-                run, parent = self.run_of(cell), self.folder_of(cell)
-                command = ["simpo", "bench", "agents"]
-                done = start_run(run, parent, command=command, bar=logger).directory
-            elif done is not None:
-                report.advance(text, self.run_of(cell).steps)
-            if done is not None:
-                yield cell, done
+        """Cells with their run directories and a row of scores, trained if need be."""
+        found = {cell: self.finished(cell) for cell in self.cells()}
+        missing = {}
+        for cell, directory in found.items():
+            if directory:
+                report.advance(str(cell), self.run_of(cell).steps)
+                yield cell, add_score(report, cell, directory)
+            elif not self.only_report:
+                missing[str(cell)] = cell
+        jobs = [self.job_of(cell) for cell in missing.values()]
+        at_once = self.jobs or len(cores())
+        for ended in train_all(jobs, at_once, report.advance):
+            cell = missing[ended.job.name]
+            if ended.directory:
+                yield cell, add_score(report, cell, ended.directory)
+            else:
+                report.say(f"failed: {cell}: {ended.reason}")
 
     def judge(self, report: Report, directories: Mapping[Cell, Path]) -> None:
         """Scores, ranking and curves of the agents that have all their cells."""
@@ -193,27 +213,6 @@ class Comparison(Study):
         return title + table(header, rows)
 
 
-class Quiet(ProgressLogger):
-    """A run's share of the benchmark's progress bar."""
-
-    def __init__(self, report: Report, text: str) -> None:
-        self.report, self.text, self.done = report, text, 0
-
-    def phase(self, text: str) -> None:
-        """Nothing: one line shows all runs."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Move the bar on."""
-        self.report.advance(self.text, step - self.done)
-        self.done = step
-
-    def log_episodes(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
 class Rank(NamedTuple):
     """An agent's place; `beats` is its probability of improvement on the next."""
 
@@ -224,6 +223,14 @@ class Rank(NamedTuple):
     beats: float
     beats_low: float
     beats_high: float
+
+
+def add_score(report: Report, cell: Cell, directory: Path) -> Path:
+    """Write a cell's score down; its directory, as it came."""
+    run = read_run(directory)
+    row = {"sampler": headline(run), "score": score(run)}
+    report.add("scores", [{**cell._asdict(), **row}])
+    return directory
 
 
 def headline(run: RunData) -> str:
