@@ -21,6 +21,7 @@ from simpo.agents import (
     ReleasedDPMD,
     SiMPO,
 )
+from simpo.agents.qsm import Langevin
 from simpo.generative import Diffusion, Flow
 from simpo.presets.base import ON_POLICY, Preset, Row
 from simpo.temperature import EntropyTarget, Solved
@@ -112,14 +113,22 @@ LAPTOP = Preset(
             ),
             SOURCE + "; 8 candidates",
         ),
-        "QSM": Row(QSM(model=DIFFUSION, **REPLAY, **ANNEALED), SOURCE),
+        "QSM": Row(
+            QSM(dynamics=Langevin(step_size=0.1), **REPLAY, **ANNEALED),
+            SOURCE + "; Langevin dynamics, tuned on InvertedDoublePendulum-v5",
+        ),
         "IDEM": Row(
             IDEM(model=DIFFUSION, proposals=32, **REPLAY, **ANNEALED),
             SOURCE + "; 32 proposals",
         ),
         "DACER": Row(
-            DACER(model=DIFFUSION, alpha=2.0, alpha_interval=500, **REPLAY),
-            SOURCE + "; noise tuned twenty times as often",
+            DACER(
+                model=DIFFUSION,
+                alpha=2.0,
+                alpha_interval=500,
+                **REPLAY | {"actor_lr": 1e-4},
+            ),
+            SOURCE + "; noise tuned twenty times as often, its authors' actor_lr",
         ),
         "DIPO": Row(
             DIPO(model=FLOW, pairs=20_000, new_pairs=4, **REPLAY, **ANNEALED),
@@ -128,19 +137,26 @@ LAPTOP = Preset(
         "DPPO": Row(
             DPPO(
                 model=DIFFUSION,
-                rollout_steps=512,
-                batch_size=512,
-                actor_lr=3e-4,
+                std_floor=0.2,
+                clip_range=0.2,
+                clip_base=0.2,
+                rollout_steps=128,
+                batch_size=256,
+                actor_lr=1e-3,
                 width=128,
                 depth=2,
                 critic_width=128,
                 critic_depth=2,
             ),
-            SOURCE,
+            SOURCE + "; tuned on InvertedDoublePendulum-v5",
             run=ON_POLICY,
         ),
-        "SAC": Row(SAC(**REPLAY), SOURCE),
+        "SAC": Row(SAC(alpha_lr=1e-3, **REPLAY), SOURCE),
         "TD3": Row(TD3(**REPLAY), SOURCE),
-        "PPO": Row(PPO(rollout_steps=512), SOURCE, run=ON_POLICY),
+        "PPO": Row(
+            PPO(rollout_steps=128, actor_lr=1e-3, critic_lr=1e-3),
+            SOURCE + "; tuned on InvertedDoublePendulum-v5",
+            run=ON_POLICY,
+        ),
     },
 )
