@@ -38,7 +38,7 @@ def refuse_unknown(words: list[str], names: dict[str, bool], prog: str) -> None:
         name = given.replace("_", "-")
         if names.get(name) or name == "--help" or name.startswith("--tyro-"):
             continue
-        near = difflib.get_close_matches(name, names, 1)
+        near = difflib.get_close_matches(name, names, 1, cutoff=0.7)
         hint = f"did you mean '{near[0]}'?" if near else f"see {prog} --help"
         if name in names:
             hint = f"write its value alone: {prog} {name.strip('-').upper()}"
