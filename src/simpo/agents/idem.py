@@ -12,8 +12,8 @@ The score of the smoothed density is its expected gradient, divided by alpha: in
 d log pi / da by parts against p(a | x_t). SDAC weighs the same proposals' noise instead
 and needs no gradient; the two agree where pi vanishes at the edge of the box. Where it
 does not, the integral has a term at the edge, which eps* lacks. Near t = 1 the factor
-sigma / alpha, up to 119, multiplies the error of a finite mean. `bounded` mends both:
-eps* that leads out of the box becomes the one that leads to its edge.
+sigma / alpha, up to 119, multiplies the error of a finite mean. `bounded` mends that,
+and part of the edge: eps* that leads out of the box becomes the one that leads to it.
 """
 
 from dataclasses import dataclass
