@@ -21,8 +21,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from simpo import envs
-from simpo.checkpoint import write_json
-from simpo.config import to_json
+from simpo.checkpoint import read_json, write_json
+from simpo.config import from_json
 from simpo.experiments.report import Report, Study
 from simpo.experiments.summary import table
 from simpo.experiments.workers import Job, cores, train_all
@@ -110,11 +110,9 @@ class Comparison(Study):
     def finished(self, cell: Cell) -> Path | None:
         """The run directory of a cell that is done with the very same settings."""
         run = self.run_of(cell)
-        wanted = json.loads(json.dumps(to_json(run)))
         for status in sorted(parent_of(self.runs, run).glob("*/status.json")):
-            if json.loads(status.read_text()).get("state") == "done":
-                config = json.loads((status.parent / "config.json").read_text())
-                if config == wanted:
+            if read_json(status).get("state") == "done":
+                if from_json(read_json(status.parent / "config.json"), Run) == run:
                     return status.parent
         return None
 
