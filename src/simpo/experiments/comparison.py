@@ -111,9 +111,10 @@ class Comparison(Study):
         """The run directory of a cell that is done with the very same settings."""
         run = self.run_of(cell)
         for status in sorted(parent_of(self.runs, run).glob("*/status.json")):
-            if read_json(status).get("state") == "done":
-                if from_json(read_json(status.parent / "config.json"), Run) == run:
-                    return status.parent
+            done = read_json(status).get("state") == "done"
+            config = status.parent / "config.json"
+            if done and from_json(read_json(config), Run) == run:
+                return status.parent
         return None
 
     def run(self, report: Report) -> None:

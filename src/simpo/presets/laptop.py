@@ -122,11 +122,9 @@ LAPTOP = Preset(
             SOURCE + "; 32 proposals",
         ),
         "DACER": Row(
-            DACER(
-                model=DIFFUSION,
-                alpha=2.0,
-                alpha_interval=500,
-                **REPLAY | {"actor_lr": 1e-4},
+            replace(
+                DACER(model=DIFFUSION, alpha=2.0, alpha_interval=500, **REPLAY),
+                actor_lr=1e-4,
             ),
             SOURCE + "; noise tuned twenty times as often, its authors' actor_lr",
         ),
