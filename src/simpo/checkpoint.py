@@ -22,7 +22,15 @@ from simpo.agents import Agent, Mode, Policy, compile_act
 from simpo.config import from_json, to_json
 from simpo.types import ActionBox, EnvSpec, PyTree, SimpoError
 
-__all__ = ["SavedPolicy", "load", "read_json", "save_policy", "write_json"]
+__all__ = [
+    "SavedPolicy",
+    "flatten",
+    "load",
+    "read_json",
+    "save_policy",
+    "unflatten",
+    "write_json",
+]
 
 CONFIG, MODEL = "config.json", "model.safetensors"
 FORMAT = 1

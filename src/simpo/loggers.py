@@ -29,6 +29,7 @@ __all__ = [
     "ProgressBar",
     "ProgressLogger",
     "TensorBoardLogger",
+    "rewind",
     "rounded",
     "thousands",
 ]
@@ -90,10 +91,11 @@ class CsvLogger(Logger):
         SimpoError: A file to be continued is not a table of this logger.
     """
 
+    FILES = ("progress.csv", "timing.csv", "evaluations.csv")
+
     def __init__(self, directory: Path) -> None:
-        self.progress = Table(directory / "progress.csv")
-        self.timing = Table(directory / "timing.csv")
-        self.evaluations = Table(directory / "evaluations.csv")
+        tables = (Table(directory / name) for name in self.FILES)
+        self.progress, self.timing, self.evaluations = tables
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a row to progress.csv, and one to timing.csv for `time/`."""
@@ -110,6 +112,11 @@ class CsvLogger(Logger):
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def positions(self) -> dict[str, tuple[list[str], int]]:
+        """Columns and rows of each table so far, by file name, for `rewind`."""
+        tables = (self.progress, self.timing, self.evaluations)
+        return {t.path.name: (t.columns, t.rows) for t in tables}
 
 
 class Table:
@@ -129,6 +136,11 @@ class Table:
         self.path = path
         self.columns: list[str] = read_header(path) if path.exists() else []
 
+    @property
+    def rows(self) -> int:
+        """Rows so far, the header left out."""
+        return len(read_rows(self.path)) - 1 if self.columns else 0
+
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows, in one write."""
         unknown = {name: None for row in rows for name in row}.keys() - self.columns
@@ -142,15 +154,42 @@ class Table:
         new = list(dict.fromkeys(names))
         old = []
         if self.columns:
-            with self.path.open(encoding="utf-8", newline="") as file:
-                old = [row + [""] * len(new) for row in csv.reader(file)][1:]
+            old = [row + [""] * len(new) for row in read_rows(self.path)[1:]]
         self.columns = self.columns + new
-        aside = self.path.with_name(f".{self.path.name}.tmp")
-        with aside.open("w", encoding="utf-8", newline="") as file:
-            file.write(to_csv([self.columns, *old]))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.path)
+        replace_rows(self.path, [self.columns, *old])
+
+
+def rewind(directory: Path, positions: Mapping[str, tuple[list[str], int]]) -> None:
+    """Take back what a CsvLogger wrote after it was at these positions.
+
+    Raises:
+        SimpoError: A table is shorter than that.
+    """
+    for name, (columns, count) in positions.items():
+        path = directory / name
+        if not columns:
+            path.unlink(missing_ok=True)
+            continue
+        rows = read_rows(path) if path.exists() else []
+        if len(rows) <= count or rows[0][: len(columns)] != columns:
+            raise SimpoError(f"{path} has lost rows: the checkpoint knows {count}")
+        replace_rows(path, [row[: len(columns)] for row in rows[: count + 1]])
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """All cells of a table, the header first."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def replace_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write a whole table aside, then rename."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w", encoding="utf-8", newline="") as file:
+        file.write(to_csv(rows))
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
 
 
 def read_header(path: Path) -> list[str]:

@@ -4,26 +4,30 @@ Plain NumPy arrays on the host. A transition takes 4 (2 O + A + 1) + 1 bytes: 16
 for HalfCheetah (O = 17, A = 6), so 165 MB for a million.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from simpo.types import EnvSpec, SimpoError, Transition
 
 __all__ = ["ReplayBuffer"]
 
+BLOCK = 16_384
+"""Rows per block: what a checkpoint writes anew when one of them has changed."""
+
 
 class ReplayBuffer:
     """The last `capacity` transitions, sampled uniformly with replacement.
 
-    The whole state is public, so that a checkpoint is these arrays and two numbers.
-    The memory is claimed from the operating system as the buffer fills.
+    A checkpoint is blocks of rows and the number of transitions ever added. The memory
+    is claimed from the operating system as the buffer fills.
 
     Attributes:
         obs, next_obs: Observations [capacity, O], float32.
         action: Actions [capacity, A], float32.
         reward: Rewards [capacity], float32.
         terminated: Whether the discount is 0 [capacity], bool.
-        position: Row that the next transition is written to.
-        size: Number of rows filled.
+        added: Number of transitions ever added.
 
     Raises:
         SimpoError: `capacity` is below one.
@@ -38,7 +42,17 @@ class ReplayBuffer:
         self.reward = np.zeros(capacity, np.float32)
         self.terminated = np.zeros(capacity, bool)
         self.next_obs = np.zeros((capacity, spec.obs_dim), np.float32)
-        self.position = self.size = 0
+        self.added = 0
+
+    @property
+    def position(self) -> int:
+        """Row that the next transition is written to."""
+        return self.added % self.capacity
+
+    @property
+    def size(self) -> int:
+        """Number of rows filled."""
+        return min(self.added, self.capacity)
 
     def __len__(self) -> int:
         return self.size
@@ -63,8 +77,7 @@ class ReplayBuffer:
         self.reward[index] = rows.reward
         self.terminated[index] = rows.discount == 0
         self.next_obs[index] = rows.next_obs
-        self.position = (self.position + count) % self.capacity
-        self.size = min(self.size + count, self.capacity)
+        self.added += count
 
     def sample(
         self, rng: np.random.Generator, updates: int, batch_size: int
@@ -92,6 +105,35 @@ class ReplayBuffer:
             discount=np.float32(1) - self.terminated.take(index),
             next_obs=self.next_obs.take(index, axis=0),
         )
+
+    def blocks(self) -> dict[int, np.ndarray]:
+        """The filled rows as packed blocks by number, [rows, 2 O + A + 2] each."""
+        starts = range(0, self.size, BLOCK)
+        return {start // BLOCK: self._packed(start) for start in starts}
+
+    def unchanged(self, since: int) -> frozenset[int]:
+        """Numbers of the blocks not written to since so many were added."""
+        recent = np.arange(max(since, self.added - self.capacity), self.added)
+        every = range(-(-self.size // BLOCK))
+        return frozenset(every) - frozenset(recent % self.capacity // BLOCK)
+
+    def restore(self, blocks: Mapping[int, np.ndarray], added: int) -> None:
+        """Put blocks back, of a buffer that so many transitions had been added to."""
+        for number, block in blocks.items():
+            rows = slice(number * BLOCK, number * BLOCK + len(block))
+            split = np.cumsum([self.spec.obs_dim, self.spec.action_dim, 1, 1])
+            parts = np.split(block, split, axis=1)
+            self.obs[rows], self.action[rows], self.next_obs[rows] = (
+                parts[i] for i in (0, 1, 4)
+            )
+            self.reward[rows], self.terminated[rows] = parts[2][:, 0], parts[3][:, 0]
+        self.added = added
+
+    def _packed(self, start: int) -> np.ndarray:
+        rows = slice(start, min(start + BLOCK, self.size))
+        single = self.reward[rows, None], self.terminated[rows, None].astype(np.float32)
+        columns = (self.obs[rows], self.action[rows], *single, self.next_obs[rows])
+        return np.concatenate(columns, axis=1)
 
     def _checked(self, transition: Transition) -> Transition:
         rows = Transition(*map(np.asarray, transition))

@@ -55,5 +55,13 @@ class RolloutBuffer:
 
     def take(self) -> Rollout:
         """All steps, with leading axes [1, T, E], float32; the buffer is empty then."""
-        rows, self.rows = self.rows, []
-        return Rollout(*(np.stack(x)[None] for x in zip(*rows, strict=True)))
+        stacked, self.rows = self.stacked(), []
+        return Rollout(*(x[None] for x in stacked))
+
+    def stacked(self) -> Rollout:
+        """The steps so far as one rollout [t, E, ...]; there is at least one."""
+        return Rollout(*(np.stack(column) for column in zip(*self.rows, strict=True)))
+
+    def restore(self, stacked: Rollout) -> None:
+        """Put back steps that `stacked` gave."""
+        self.rows = [Rollout(*step) for step in zip(*stacked, strict=True)]

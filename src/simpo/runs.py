@@ -4,15 +4,19 @@ runs/<env>/<agent>/<stamp>-s<seed>/
   config.json command.txt env.json status.json     what was run, with which versions
   progress.csv timing.csv evaluations.csv tb/      what came out
   candidates.csv plots/ policy/                    final weights, pictures, result
+  checkpoints/                                     what `simpo resume` goes on from
 """
 
+import contextlib
 import csv
 import importlib.metadata
 import platform
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +24,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from simpo import snapshots
 from simpo.agents import Agent
-from simpo.checkpoint import write_json
-from simpo.config import to_json
+from simpo.checkpoint import read_json, write_json
+from simpo.config import from_json, to_json
 from simpo.envs import make
 from simpo.evaluation import EpisodeRow
 from simpo.loggers import (
@@ -31,12 +36,13 @@ from simpo.loggers import (
     ProgressBar,
     ProgressLogger,
     TensorBoardLogger,
+    rewind,
     rounded,
 )
-from simpo.trainer import Run, Trainer
+from simpo.trainer import Run, Stopped, Trainer
 from simpo.types import SimpoError
 
-__all__ = ["Finished", "parent_of", "start_run", "train"]
+__all__ = ["Finished", "parent_of", "resume", "start_run", "train"]
 
 PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
 EXPLAINED_STATES = 16
@@ -156,24 +162,60 @@ def start_run(
     run.check()
     # A task that cannot be used is told before there is a directory.
     make(run.env, 1, seed=run.seed, backend=run.backend).close()
-    started = time.perf_counter()
     directory = make_directory(out, run)
-    status = directory / "status.json"
+    write_json(directory / "config.json", to_json(run))
+    write_json(directory / "env.json", describe_machine())
+    (directory / "command.txt").write_text(shlex.join(command) + "\n")
+    return carry_out(run, directory, None, bar)
+
+
+def resume(directory: Path, *, bar: ProgressLogger | None = None) -> Finished:
+    """Go on with a run from its newest undamaged checkpoint, or from the beginning.
+
+    Args:
+        directory: The run directory.
+        bar: Where progress is shown; a bar of its own by default.
+
+    Raises:
+        SimpoError: Not a run directory, a run that is done, or a failed run.
+    """
+    config, status = directory / "config.json", directory / "status.json"
+    if not config.is_file():
+        raise SimpoError(f"{directory} is not a run directory: no file {config}")
+    if status.is_file() and read_json(status).get("state") == "done":
+        raise SimpoError(f"{directory} is done: there is nothing to resume")
+    run = from_json(read_json(config), Run)
+    run.check()
+    checkpoint = snapshots.newest(directory)
+    if checkpoint:
+        rewind(directory, snapshots.read(checkpoint).numbers["logs"])
+    else:
+        rewind(directory, dict.fromkeys(CsvLogger.FILES, ([], 0)))
+    return carry_out(run, directory, checkpoint, bar)
+
+
+def carry_out(
+    run: Run, directory: Path, checkpoint: Path | None, bar: ProgressLogger | None
+) -> Finished:
+    """Train in a run directory, from a checkpoint or from the beginning."""
+    started, status = time.perf_counter(), directory / "status.json"
     bar = bar or ProgressBar(run.steps)
-    logger = MultiLogger(CsvLogger(directory), TensorBoardLogger(directory / "tb"), bar)
+    tables = CsvLogger(directory)
+    logger = MultiLogger(tables, TensorBoardLogger(directory / "tb"), bar)
     trainer = None
     try:
-        trainer = Trainer(run, directory, logger, bar.phase)
-        write_json(directory / "config.json", to_json(run))
-        write_json(directory / "env.json", describe_machine())
-        (directory / "command.txt").write_text(shlex.join(command) + "\n")
-        write_json(status, {"state": "running", "step": 0})
-        rows = trainer.train()
+        trainer = Trainer(run, directory, logger, bar.phase, tables.positions)
+        if checkpoint:
+            trainer.restore(checkpoint)
+        write_json(status, {"state": "running", "step": trainer.step})
+        with stopped_by_signals(trainer):
+            rows = trainer.train()
         write_candidates(directory / "candidates.csv", trainer)
     except BaseException as error:
         step = trainer.step if trainer else 0
+        state = "stopped" if isinstance(error, Stopped) else "failed"
         reason = str(error) or type(error).__name__
-        write_json(status, {"state": "failed", "step": step, "reason": reason})
+        write_json(status, {"state": state, "step": step, "reason": reason})
         raise
     finally:
         logger.close()
@@ -182,6 +224,29 @@ def start_run(
 
     plot_run(directory)
     return Finished(directory, rows, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM save and stop a run; a second one kills it."""
+
+    def stop(number: int, frame: object) -> None:
+        trainer.stopping = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.getsignal(n) for n in numbers}
+    heard = [n for n in numbers if before[n] is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def train(

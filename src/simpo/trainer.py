@@ -23,16 +23,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from simpo import envs
+from simpo import envs, snapshots
 from simpo.agents import Agent, compile_decide, compile_init, compile_updates
 from simpo.checkpoint import save_policy
 from simpo.evaluation import EpisodeRow, evaluate
 from simpo.loggers import Logger
 from simpo.replay import ReplayBuffer
 from simpo.rollout import RolloutBuffer
+from simpo.snapshots import Snapshot
 from simpo.types import Rollout, SimpoError, Transition
 
-__all__ = ["Run", "RunFailed", "Trainer"]
+__all__ = ["Run", "RunFailed", "Stopped", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Run:
     """Steps between evaluations; there is always one at the start and at the end."""
     eval_episodes: int = 20
     """Episodes per evaluation and sampler."""
+    checkpoint_every: int = 10_000
+    """Steps between checkpoints, from which a run can be resumed."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
     """Precision of matrix products on accelerators; CPUs always use float32."""
 
@@ -77,7 +80,8 @@ class Run:
             SimpoError: A number out of range, or too few steps.
         """
         counts = ("steps", "num_envs", "updates_per_dispatch", "log_every")
-        for name in (*counts, "eval_every", "eval_episodes", "buffer_size"):
+        counts += ("eval_every", "eval_episodes", "checkpoint_every", "buffer_size")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise SimpoError(f"{name} must be at least 1")
         for name in ("seed", "warmup_steps"):
@@ -109,6 +113,16 @@ class RunFailed(SimpoError):
     exit_code = 1
 
 
+class Stopped(SimpoError):
+    """A run was asked to stop, and can be resumed."""
+
+    exit_code = 0
+
+
+COUNTERS = "step", "vector_step", "updates", "next_log", "next_eval", "reported_at"
+"""Numbers of a trainer that a checkpoint holds as they are."""
+
+
 class Trainer:
     """A run under way: the host's side of the loop and the agent's state.
 
@@ -116,6 +130,7 @@ class Trainer:
         run: What to train.
         directory: The run directory; it exists.
         logger: Where metrics and episodes go.
+        positions: How far the logs have come, for checkpoints.
         phase: Told what is going on, for the progress bar.
 
     Raises:
@@ -128,10 +143,11 @@ class Trainer:
         directory: Path,
         logger: Logger,
         phase: Callable[[str], None] = lambda text: None,
+        positions: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         run.check()
         self.run, self.directory, self.logger = run, directory, logger
-        self.phase = phase
+        self.phase, self.positions = phase, positions
         env_seed, warmup, replay, agent, self.eval_seed = (
             int(s) for s in np.random.SeedSequence(run.seed).generate_state(5)
         )
@@ -150,6 +166,11 @@ class Trainer:
         self.episodes: deque = deque(maxlen=100)
         self.unread: list[tuple[int, Any, Transition | Rollout]] = []
         self.metrics: list[dict[str, np.ndarray]] = []
+        self.next_log, self.next_eval = run.log_every, 0
+        self.next_checkpoint = run.checkpoint_every
+        self.last_checkpoint: Path | None = None
+        self.saved = 0  # transitions added to the buffer by then
+        self.stopping = False
         self.started = self.reported = time.perf_counter()
         self.reported_at = (0, 0)
 
@@ -160,22 +181,94 @@ class Trainer:
             RunFailed: An environment or a loss gave numbers that are not finite.
         """
         run = self.run
-        next_log, next_eval = run.log_every, run.eval_every
         with jax.default_matmul_precision(run.precision):
-            self.evaluate()
             while self.step < run.steps:
+                if self.step >= self.next_eval:
+                    self.evaluate()
+                    self.next_eval += run.eval_every
                 self.collect()
                 while self.updates_due() >= run.updates_per_dispatch:
                     self.update()
-                if self.step >= next_log or self.step >= run.steps:
+                if self.step >= self.next_log or self.step >= run.steps:
                     self.report()
-                    next_log += run.log_every
-                if self.step >= next_eval and self.step < run.steps:
-                    self.evaluate()
-                    next_eval += run.eval_every
+                    self.next_log += run.log_every
+                if self.stopping or self.step >= self.next_checkpoint:
+                    self.checkpoint()
             rows = self.evaluate()
         self.env.close()
         return rows
+
+    def checkpoint(self) -> None:
+        """Write everything down; then stop, if asked to.
+
+        Raises:
+            Stopped: `stopping` is set.
+        """
+        self.phase("saving")
+        self.read_metrics(keep=0)
+        snapshot = self.snapshot()
+        last = self.last_checkpoint
+        self.last_checkpoint = snapshots.write(self.directory, snapshot, last)
+        self.saved = self.buffer.added
+        self.next_checkpoint = self.step + self.run.checkpoint_every
+        self.phase("training")
+        if self.stopping:
+            raise Stopped(
+                f"stopped at step {self.step:,}; go on with: "
+                f"simpo resume {self.directory}"
+            )
+
+    def snapshot(self) -> Snapshot:
+        """The run as it is now; all metrics have been read."""
+        numbers = {name: getattr(self, name) for name in COUNTERS} | {
+            "added": self.buffer.added,
+            "episodes": list(self.episodes),
+            "elapsed": time.perf_counter() - self.started,
+            "warmup_rng": self.warmup_rng.bit_generator.state,
+            "replay_rng": self.replay_rng.bit_generator.state,
+            "logs": self.positions(),
+        }
+        arrays = snapshots.named("agent", self.state) | {"obs": self.obs}
+        for name in self.metrics[0] if self.metrics else ():
+            arrays[f"metrics.{name}"] = np.concatenate([m[name] for m in self.metrics])
+        if self.rollout.rows:
+            arrays |= snapshots.named("rollout", self.rollout.stacked())
+        try:
+            environments = self.env.snapshot()
+        except SimpoError as error:
+            environments = None
+            numbers["inexact"] = str(error)
+        unchanged = self.buffer.unchanged(self.saved)
+        blocks = self.buffer.blocks()
+        return Snapshot(self.step, numbers, arrays, environments, blocks, unchanged)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint of a run with the same settings.
+
+        Raises:
+            SimpoError: It does not fit the run.
+        """
+        snapshot = snapshots.read(folder)
+        numbers, arrays = dict(snapshot.numbers), dict(snapshot.arrays)
+        for name in COUNTERS:
+            value = numbers[name]
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        self.episodes.extend(envs.Episode(*row) for row in numbers["episodes"])
+        self.started = time.perf_counter() - numbers["elapsed"]
+        self.warmup_rng.bit_generator.state = numbers["warmup_rng"]
+        self.replay_rng.bit_generator.state = numbers["replay_rng"]
+        self.buffer.restore(snapshot.replay, numbers["added"])
+        self.saved, self.last_checkpoint = self.buffer.added, folder
+        self.next_checkpoint = self.step + self.run.checkpoint_every
+        if pending := snapshots.part(arrays, "metrics"):
+            self.metrics = [pending]
+        if rollout := snapshots.part(arrays, "rollout"):
+            self.rollout.restore(Rollout(**rollout))
+        agent = snapshots.part(arrays, "agent")
+        self.state = snapshots.filled(self.state, agent, folder)
+        if snapshot.environments is not None:
+            self.env.restore(snapshot.environments)
+            self.obs = arrays["obs"]
 
     def updates_due(self) -> int:
         """Updates that the data so far pays for and that have not been made."""

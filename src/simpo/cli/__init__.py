@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train an agent; without arguments, in minutes, on a laptop",
     "eval": "play episodes with a trained policy and print returns per sampler",
+    "resume": "go on with a run that was stopped or killed, exactly",
     "reproduce": "make a figure of the paper: bandit, landscape-map, geometry",
     "bench": "train all agents under one protocol and rank them",
     "plot": "draw learning curves, weights and diagnostics of run directories",
@@ -58,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
     except SimpoError as error:
+        if not error.exit_code:  # it ended early, as it was asked to
+            print(error)
+            return 0
         print(f"simpo: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ led to, never what a reset returned, and the discount is 0 only where the task
 terminated, so that a time limit still bootstraps (Pardo et al., 2018, eq. 6).
 """
 
+import pickle
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from simpo.envs.snapshot import capture, restore
 from simpo.types import ActionBox, EnvSpec, SimpoError, Transition
 
 __all__ = ["ControlEnv", "Episode", "NonFiniteTransition", "Step"]
@@ -169,6 +171,21 @@ class ControlEnv:
         if self._mode is AutoresetMode.NEXT_STEP:
             self._needs_reset = done
         return Step(obs, _rows(full, valid), episodes, valid)
+
+    def snapshot(self) -> bytes:
+        """Everything that `restore` needs to go on from here.
+
+        Raises:
+            SimpoError: The task's state is out of reach.
+        """
+        mine = (self._seed, self._obs, self._needs_reset, self._returns, self._lengths)
+        return pickle.dumps((mine, capture(self._vector, self._name)))
+
+    def restore(self, state: bytes) -> None:
+        """Go on from a snapshot of an environment that was built in the same way."""
+        mine, vector = pickle.loads(state)
+        self._seed, self._obs, self._needs_reset, self._returns, self._lengths = mine
+        restore(self._vector, vector)
 
     def random_actions(self, rng: np.random.Generator) -> np.ndarray:
         """Draw uniform actions in [-1, 1] [E, A], float32."""
