@@ -1,4 +1,4 @@
-"""Compiling is most of the tests' time: less optimised, and kept for all processes."""
+"""Compiling is most of the tests' time: programs are kept for all processes."""
 
 import os
 import shutil
@@ -6,19 +6,17 @@ import tempfile
 
 import pytest
 
-SETTINGS = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-}
-FOLDER = "JAX_COMPILATION_CACHE_DIR"
+FOLDER, SECONDS = (
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before JAX is imported, here and in the processes that pytest-xdist starts."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
     if FOLDER not in os.environ:
         config.compiled = os.environ[FOLDER] = tempfile.mkdtemp(prefix="compiled-")
+        os.environ[SECONDS] = "0.2"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -406,13 +406,14 @@ def read(*argv):
 
 
 def test_without_options_the_run_is_the_default_preset():
-    run, out = read()
-    assert run == PRESETS["laptop"].run and out == Path("runs")
+    run, others = read()
+    assert run == PRESETS["laptop"].run and others.out == Path("runs")
+    assert others.resume == "no"
 
 
 def test_options_change_single_fields():
-    run, out = read("Hopper-v5", *options(out="elsewhere", weighting="square"))
-    assert run.env == "Hopper-v5" and out == Path("elsewhere")
+    run, others = read("Hopper-v5", *options(out="elsewhere", weighting="square"))
+    assert run.env == "Hopper-v5" and others.out == Path("elsewhere")
     assert type(run.agent.weighting).__name__ == "Square"
     expected = tiny(weighting=run.agent.weighting, bound=run.agent.bound)
     assert run.agent == expected

@@ -1,7 +1,9 @@
 """Exact resume: a run that was killed again and again ends with the same bytes."""
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +18,11 @@ from plain_loop import is_one_line
 from simpo import envs, snapshots
 from simpo.agents import PPO, SAC, SiMPO
 from simpo.cli import main
+from simpo.cli.train import TrainArguments
 from simpo.config import to_json
 from simpo.envs import ENVIRONMENTS
 from simpo.replay import ReplayBuffer
-from simpo.runs import resume, start_run
+from simpo.runs import alone, resume, runs_like, start_run
 from simpo.trainer import Stopped, Trainer
 from simpo.types import EnvSpec, SimpoError, Transition
 from tiny import tiny, tiny_run
@@ -64,7 +67,7 @@ def break_at(monkeypatch, moments, errors=(False, True)):
             moments.pop(0)
             if next(turns):
                 raise RuntimeError("broken")
-            self.stopping = True
+            self.stop.made = True
         real(self)
 
     monkeypatch.setattr(Trainer, "collect", collect)
@@ -142,9 +145,8 @@ def test_sigkill_at_random_moments(unbroken, tmp_path):
 def test_signals_save_and_say_how_to_go_on(tmp_path, capsys, monkeypatch):
     """SIGTERM during the real command, in this process."""
     monkeypatch.setattr("simpo.cli.train.keep_compiled", lambda: None)
-    monkeypatch.setattr(
-        "simpo.cli.train.read_run", lambda _: (small_run(SAC), tmp_path)
-    )
+    read = small_run(SAC), TrainArguments(out=tmp_path, resume="auto")
+    monkeypatch.setattr("simpo.cli.train.read_run", lambda _: read)
     real = Trainer.collect
 
     def collect(self):
@@ -162,7 +164,8 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.setattr(Trainer, "collect", real)
     monkeypatch.setattr("simpo.cli.resume.keep_compiled", lambda: None)
-    assert main(["resume", str(directory)]) == 0
+    assert main(["train", "--resume", "auto"]) == 0
+    assert [path.parent for path in tmp_path.rglob("command.txt")] == [directory]
     assert main(["resume", str(directory)]) == 2
     assert "is done: there is nothing to resume" in capsys.readouterr().err
 
@@ -205,12 +208,88 @@ def test_damage_is_found_and_the_checkpoint_before_is_used(stopped, name, damage
     newest = snapshots.newest(stopped)
     assert newest.name.endswith("142")
     damage(newest / name)
-    with pytest.warns(UserWarning, match="using the checkpoint before it") as caught:
+    with pytest.warns(UserWarning, match="looking at the checkpoint before") as caught:
         found = snapshots.newest(stopped)
     # the manifest's damage shows in whatever it says of another file
     named = newest if name == "manifest.json" else newest / name
     assert str(named) in str(caught[0].message)
     assert found and found < newest
+
+
+def test_nothing_is_begun_anew_over_damaged_checkpoints(stopped):
+    for folder in (stopped / snapshots.FOLDER).iterdir():
+        (folder / "numbers.json").unlink()
+    before = (stopped / "progress.csv").read_bytes()
+    with pytest.warns(UserWarning, match=r"numbers\.json is missing"):  # noqa: SIM117
+        with pytest.raises(SimpoError, match="all checkpoints in") as error:
+            resume(stopped)
+    assert is_one_line(error) and (stopped / "progress.csv").read_bytes() == before
+
+
+def test_lost_logs_are_not_made_up(stopped):
+    (stopped / "evaluations.csv").unlink()
+    with pytest.raises(SimpoError, match=r"evaluations\.csv has lost rows") as error:
+        resume(stopped)
+    assert is_one_line(error)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two megabytes."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint(small_disk):
+    run = small_run(SAC, steps=3_000, buffer_size=3_000)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1_500_000))
+    with pytest.raises(SimpoError, match="No space left on device") as error:
+        start_run(run, small_disk)
+    assert is_one_line(error)
+    (directory,) = (path.parent for path in small_disk.rglob("command.txt"))
+    assert snapshots.newest(directory)
+    ballast.unlink()
+    resume(directory)
+    assert json.loads((directory / "status.json").read_text())["state"] == "done"
+
+
+def test_a_log_directory_that_vanishes(tmp_path, monkeypatch):
+    real = Trainer.collect
+
+    def collect(self):
+        if self.vector_step == 30:
+            shutil.rmtree(self.directory)
+        real(self)
+
+    monkeypatch.setattr(Trainer, "collect", collect)
+    with pytest.raises(SimpoError, match="cannot write") as error:
+        start_run(small_run(SAC), tmp_path)
+    assert is_one_line(error) and "No such file or directory" in str(error.value)
+
+
+def test_a_simulator_that_raises(tmp_path, monkeypatch):
+    """The run can be resumed where it was last saved."""
+    real, left = envs.ControlEnv.step, [90]
+
+    def step(self, action):
+        left[0] -= 1
+        if left[0] == 0:
+            raise ValueError("the solver\nhas diverged")
+        return real(self, action)
+
+    monkeypatch.setattr(envs.ControlEnv, "step", step)
+    with pytest.raises(SimpoError, match="raised ValueError: the solver;") as error:
+        start_run(small_run(SAC), tmp_path)
+    assert is_one_line(error)
+    (directory,) = (path.parent for path in tmp_path.rglob("command.txt"))
+    assert "the solver\nhas diverged" in (directory / "error.txt").read_text()
+    resume(directory)
 
 
 def test_only_the_last_checkpoints_are_kept(stopped):
@@ -265,36 +344,44 @@ def test_replay_comes_back_from_its_blocks(monkeypatch, added):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
-def test_blocks_that_did_not_change_are_named(monkeypatch):
+def test_blocks_that_changed_are_given(monkeypatch):
     monkeypatch.setattr("simpo.replay.BLOCK", 8)
     buffer = ReplayBuffer(20, EnvSpec(3, 2))
     for number in range(30):
         before, since = buffer.blocks(), buffer.added
         filled(buffer, 1 + number % 5, number)
         after = buffer.blocks()
-        changed = {
-            k
-            for k in after
-            if k not in before
-            or (after[k].shape != before[k].shape)
-            or (after[k] != before[k]).any()
-        }
-        assert buffer.unchanged(since) == set(after) - changed
+        same = {k for k in after if np.array_equal(after[k], before.get(k))}
+        assert set(buffer.blocks(since)) == set(after) - same
+        assert len(after) == buffer.block_count
 
 
 def test_unchanged_blocks_are_linked(tmp_path):
     blocks = {0: np.zeros((4, 2)), 1: np.ones((4, 2))}
-    snapshot = snapshots.Snapshot(5, {}, {}, None, blocks)
+    snapshot = snapshots.Snapshot(5, {}, {}, None, blocks, 2)
     first = snapshots.write(tmp_path, snapshot, None)
-    later = snapshot._replace(step=6, unchanged=frozenset({0}))
+    later = snapshot._replace(step=6, replay={1: np.full((4, 2), 2.0)})
     second = snapshots.write(tmp_path, later, first)
-    files = [
-        [(f / f"replay/00000{i}.npy").stat().st_ino for i in (0, 1)]
-        for f in (first, second)
-    ]
-    assert files[0][0] == files[1][0] and files[0][1] != files[1][1]
+    for number, linked in ((0, True), (1, False)):
+        one, two = (f / f"replay/{number:06d}.npy" for f in (first, second))
+        assert one.samefile(two) == linked
     assert snapshots.newest(tmp_path) == second
-    np.testing.assert_equal(snapshots.read(second).replay, blocks)
+    np.testing.assert_equal(snapshots.read(second).replay, blocks | later.replay)
+
+
+def test_two_processes_do_not_train_in_one_directory(stopped):
+    with alone(stopped), pytest.raises(SimpoError, match="by another process") as error:
+        resume(stopped)
+    assert is_one_line(error)
+
+
+def test_other_settings_are_not_resumed(stopped):
+    out = stopped.parent.parent.parent
+    run = small_run(SAC)
+    assert dict(runs_like(run, out)) == {stopped: "stopped"}
+    assert not dict(runs_like(replace(run, seed=1), out))
+    (stopped / "config.json").write_text('{"type": "Run", "a field of old": 1}')
+    assert not dict(runs_like(run, out))
 
 
 @pytest.mark.parametrize(

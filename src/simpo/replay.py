@@ -106,16 +106,16 @@ class ReplayBuffer:
             next_obs=self.next_obs.take(index, axis=0),
         )
 
-    def blocks(self) -> dict[int, np.ndarray]:
-        """The filled rows as packed blocks by number, [rows, 2 O + A + 2] each."""
-        starts = range(0, self.size, BLOCK)
-        return {start // BLOCK: self._packed(start) for start in starts}
-
-    def unchanged(self, since: int) -> frozenset[int]:
-        """Numbers of the blocks not written to since so many were added."""
+    def blocks(self, since: int = 0) -> dict[int, np.ndarray]:
+        """Blocks written to since so many were added, packed: [rows, 2 O + A + 2]."""
         recent = np.arange(max(since, self.added - self.capacity), self.added)
-        every = range(-(-self.size // BLOCK))
-        return frozenset(every) - frozenset(recent % self.capacity // BLOCK)
+        numbers = np.unique(recent % self.capacity // BLOCK)
+        return {int(number): self._packed(number * BLOCK) for number in numbers}
+
+    @property
+    def block_count(self) -> int:
+        """Blocks that hold the filled rows."""
+        return -(-self.size // BLOCK)
 
     def restore(self, blocks: Mapping[int, np.ndarray], added: int) -> None:
         """Put blocks back, of a buffer that so many transitions had been added to."""

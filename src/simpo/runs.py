@@ -39,10 +39,10 @@ from simpo.loggers import (
     rewind,
     rounded,
 )
-from simpo.trainer import Run, Stopped, Trainer
+from simpo.trainer import Run, RunFailed, Stopped, StopRequest, Trainer
 from simpo.types import SimpoError
 
-__all__ = ["Finished", "parent_of", "resume", "start_run", "train"]
+__all__ = ["Finished", "resume", "runs_like", "start_or_resume", "start_run", "train"]
 
 PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
 EXPLAINED_STATES = 16
@@ -166,7 +166,8 @@ def start_run(
     write_json(directory / "config.json", to_json(run))
     write_json(directory / "env.json", describe_machine())
     (directory / "command.txt").write_text(shlex.join(command) + "\n")
-    return carry_out(run, directory, None, bar)
+    with alone(directory), stopped_by_signals() as stop:
+        return carry_out(run, directory, None, bar, stop)
 
 
 def resume(directory: Path, *, bar: ProgressLogger | None = None) -> Finished:
@@ -186,16 +187,74 @@ def resume(directory: Path, *, bar: ProgressLogger | None = None) -> Finished:
         raise SimpoError(f"{directory} is done: there is nothing to resume")
     run = from_json(read_json(config), Run)
     run.check()
+    with alone(directory), stopped_by_signals() as stop:
+        return carry_out(run, directory, rewound(directory), bar, stop)
+
+
+def rewound(directory: Path) -> Path | None:
+    """The checkpoint to go on from, if any, with the logs taken back to it."""
     checkpoint = snapshots.newest(directory)
+    if not checkpoint and any((directory / snapshots.FOLDER).glob("[0-9]*")):
+        raise SimpoError(
+            f"all checkpoints in {directory / snapshots.FOLDER} are damaged; remove "
+            "that folder to begin anew"
+        )
     if checkpoint:
         rewind(directory, snapshots.read(checkpoint).numbers["logs"])
     else:
         rewind(directory, dict.fromkeys(CsvLogger.FILES, ([], 0)))
-    return carry_out(run, directory, checkpoint, bar)
+    return checkpoint
+
+
+def runs_like(run: Run, out: Path) -> Iterator[tuple[Path, str]]:
+    """Directories of runs with the same settings, oldest first, and their state."""
+    for status in sorted(parent_of(out, run).glob("*/status.json")):
+        with contextlib.suppress(SimpoError):  # one of another version is another run
+            if from_json(read_json(status.parent / "config.json"), Run) == run:
+                yield status.parent, str(read_json(status).get("state"))
+
+
+def start_or_resume(
+    run: Run,
+    out: Path,
+    *,
+    command: Sequence[str] = (),
+    bar: ProgressLogger | None = None,
+) -> Finished:
+    """Go on with the newest unfinished run of the same settings, or start one."""
+    states = dict(runs_like(run, out))
+    unfinished = [path for path, state in states.items() if state != "done"]
+    if unfinished:
+        return resume(unfinished[-1], bar=bar)
+    return start_run(run, out, command=command, bar=bar)
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep two processes from training in one directory.
+
+    Raises:
+        SimpoError: Another one does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        yield
+        return
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SimpoError(f"{directory} is trained by another process") from None
+        yield
 
 
 def carry_out(
-    run: Run, directory: Path, checkpoint: Path | None, bar: ProgressLogger | None
+    run: Run,
+    directory: Path,
+    checkpoint: Path | None,
+    bar: ProgressLogger | None,
+    stop: StopRequest,
 ) -> Finished:
     """Train in a run directory, from a checkpoint or from the beginning."""
     started, status = time.perf_counter(), directory / "status.json"
@@ -204,18 +263,19 @@ def carry_out(
     logger = MultiLogger(tables, TensorBoardLogger(directory / "tb"), bar)
     trainer = None
     try:
-        trainer = Trainer(run, directory, logger, bar.phase, tables.positions)
+        trainer = Trainer(run, directory, logger, bar.phase, tables.positions, stop)
         if checkpoint:
             trainer.restore(checkpoint)
         write_json(status, {"state": "running", "step": trainer.step})
-        with stopped_by_signals(trainer):
-            rows = trainer.train()
+        rows = trainer.train()
         write_candidates(directory / "candidates.csv", trainer)
     except BaseException as error:
-        step = trainer.step if trainer else 0
-        state = "stopped" if isinstance(error, Stopped) else "failed"
-        reason = str(error) or type(error).__name__
-        write_json(status, {"state": state, "step": step, "reason": reason})
+        note_end(status, error, trainer.step if trainer else 0)
+        if isinstance(error, OSError):
+            raise RunFailed(
+                f"cannot write {Path(error.filename or '').name or 'files'}: "
+                f"{error.strerror}; when that is mended: simpo resume {directory}"
+            ) from error
         raise
     finally:
         logger.close()
@@ -226,24 +286,33 @@ def carry_out(
     return Finished(directory, rows, time.perf_counter() - started)
 
 
-@contextlib.contextmanager
-def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM save and stop a run; a second one kills it."""
+def note_end(status: Path, error: BaseException, step: int) -> None:
+    """Say in status.json how a run ended, if anything can still be written."""
+    state = "stopped" if isinstance(error, Stopped) else "failed"
+    reason = str(error) or type(error).__name__
+    with contextlib.suppress(OSError):
+        write_json(status, {"state": state, "step": step, "reason": reason})
 
-    def stop(number: int, frame: object) -> None:
-        trainer.stopping = True
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[StopRequest]:
+    """Let the first SIGINT or SIGTERM ask a run to stop; a second one kills it."""
+    request = StopRequest()
+
+    def ask(number: int, frame: object) -> None:
+        request.made = True
         signal.signal(number, before[signal.Signals(number)])
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
+        yield request  # only the main thread gets signals
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {n: signal.getsignal(n) for n in numbers}
     heard = [n for n in numbers if before[n] is not signal.SIG_IGN]
     for number in heard:
-        signal.signal(number, stop)
+        signal.signal(number, ask)
     try:
-        yield
+        yield request
     finally:
         for number in heard:
             signal.signal(number, before[number])

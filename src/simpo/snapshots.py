@@ -54,8 +54,9 @@ class Snapshot(NamedTuple):
         numbers: What JSON can hold.
         arrays: Arrays by name.
         environments: State of the environments; None where it is out of reach.
-        replay: Blocks of the replay buffer by number.
-        unchanged: Numbers of the blocks that are as they were in the last checkpoint.
+        replay: Blocks of the replay buffer by number; to be written, those that have
+            changed since the last checkpoint.
+        blocks: Number of blocks in all.
     """
 
     step: int
@@ -63,7 +64,7 @@ class Snapshot(NamedTuple):
     arrays: Mapping[str, np.ndarray]
     environments: bytes | None
     replay: Mapping[int, np.ndarray]
-    unchanged: frozenset[int] = frozenset()
+    blocks: int
 
 
 def write(directory: Path, snapshot: Snapshot, before: Path | None) -> Path:
@@ -105,14 +106,14 @@ def write_replay(
     """Write changed blocks, link the others; manifest entries of the linked ones."""
     entries = read_json(before / MANIFEST)["files"] if before else {}
     known = {}
-    for number, block in snapshot.replay.items():
+    for number in range(snapshot.blocks):
         name = f"{REPLAY}/{number:06d}.npy"
         path = folder / Path(name).name
-        if before and number in snapshot.unchanged and name in entries:
+        if number in snapshot.replay:
+            np.save(path, snapshot.replay[number], allow_pickle=False)
+        elif before:
             link(before / name, path)
             known[name] = entries[name]
-        else:
-            np.save(path, block, allow_pickle=False)
     return known
 
 
@@ -162,7 +163,7 @@ def newest(directory: Path) -> Path | None:
         try:
             verify(folder)
         except SimpoError as error:
-            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
+            warnings.warn(f"{error}; looking at the checkpoint before", stacklevel=2)
         else:
             return folder
     return None
@@ -204,7 +205,8 @@ def read(folder: Path) -> Snapshot:
         raise SimpoError(f"{folder} is damaged: {error}") from error
     path = folder / ENVIRONMENTS
     environments = path.read_bytes() if path.is_file() else None
-    return Snapshot(int(folder.name), numbers, arrays, environments, replay)
+    step, count = int(folder.name), len(replay)
+    return Snapshot(step, numbers, arrays, environments, replay, count)
 
 
 def named(prefix: str, tree: PyTree) -> dict[str, np.ndarray]:

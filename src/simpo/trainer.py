@@ -13,6 +13,7 @@ the run's seed, a stream per purpose, so an evaluation more or less changes noth
 
 import math
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from simpo.rollout import RolloutBuffer
 from simpo.snapshots import Snapshot
 from simpo.types import Rollout, SimpoError, Transition
 
-__all__ = ["Run", "RunFailed", "Stopped", "Trainer"]
+__all__ = ["Run", "RunFailed", "StopRequest", "Stopped", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Run:
 
 
 class RunFailed(SimpoError):
-    """A run stopped on numbers that are not finite; the evidence is in a file."""
+    """A run stopped on a fault; the evidence is in a file, what was logged stays."""
 
     exit_code = 1
 
@@ -123,6 +124,13 @@ COUNTERS = "step", "vector_step", "updates", "next_log", "next_eval", "reported_
 """Numbers of a trainer that a checkpoint holds as they are."""
 
 
+@dataclass
+class StopRequest:
+    """Whether a run has been asked to save and stop."""
+
+    made: bool = False
+
+
 class Trainer:
     """A run under way: the host's side of the loop and the agent's state.
 
@@ -132,6 +140,7 @@ class Trainer:
         logger: Where metrics and episodes go.
         positions: How far the logs have come, for checkpoints.
         phase: Told what is going on, for the progress bar.
+        stop: Looked at after every step.
 
     Raises:
         SimpoError: The run or the task is impossible.
@@ -144,10 +153,12 @@ class Trainer:
         logger: Logger,
         phase: Callable[[str], None] = lambda text: None,
         positions: Callable[[], dict[str, Any]] = dict,
+        stop: StopRequest | None = None,
     ) -> None:
         run.check()
         self.run, self.directory, self.logger = run, directory, logger
         self.phase, self.positions = phase, positions
+        self.stop = stop or StopRequest()
         env_seed, warmup, replay, agent, self.eval_seed = (
             int(s) for s in np.random.SeedSequence(run.seed).generate_state(5)
         )
@@ -170,7 +181,6 @@ class Trainer:
         self.next_checkpoint = run.checkpoint_every
         self.last_checkpoint: Path | None = None
         self.saved = 0  # transitions added to the buffer by then
-        self.stopping = False
         self.started = self.reported = time.perf_counter()
         self.reported_at = (0, 0)
 
@@ -192,7 +202,7 @@ class Trainer:
                 if self.step >= self.next_log or self.step >= run.steps:
                     self.report()
                     self.next_log += run.log_every
-                if self.stopping or self.step >= self.next_checkpoint:
+                if self.stop.made or self.step >= self.next_checkpoint:
                     self.checkpoint()
             rows = self.evaluate()
         self.env.close()
@@ -202,7 +212,7 @@ class Trainer:
         """Write everything down; then stop, if asked to.
 
         Raises:
-            Stopped: `stopping` is set.
+            Stopped: The request was made.
         """
         self.phase("saving")
         self.read_metrics(keep=0)
@@ -212,7 +222,7 @@ class Trainer:
         self.saved = self.buffer.added
         self.next_checkpoint = self.step + self.run.checkpoint_every
         self.phase("training")
-        if self.stopping:
+        if self.stop.made:
             raise Stopped(
                 f"stopped at step {self.step:,}; go on with: "
                 f"simpo resume {self.directory}"
@@ -238,9 +248,8 @@ class Trainer:
         except SimpoError as error:
             environments = None
             numbers["inexact"] = str(error)
-        unchanged = self.buffer.unchanged(self.saved)
-        blocks = self.buffer.blocks()
-        return Snapshot(self.step, numbers, arrays, environments, blocks, unchanged)
+        changed, count = self.buffer.blocks(self.saved), self.buffer.block_count
+        return Snapshot(self.step, numbers, arrays, environments, changed, count)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint of a run with the same settings.
@@ -345,6 +354,16 @@ class Trainer:
         except SimpoError as error:
             self.read_metrics(keep=0)  # a diverged policy acts before its loss is read
             raise RunFailed(str(error)) from error
+        except OSError:
+            raise
+        except Exception as error:
+            path = self.directory / "error.txt"
+            path.write_text(traceback.format_exc())
+            reason = str(error).partition("\n")[0]
+            raise RunFailed(
+                f"{self.run.env} raised {type(error).__name__}: {reason}; where is in "
+                f"{path}"
+            ) from error
 
     def save_evidence(self, name: str, transition: Transition | Rollout) -> Path:
         """Write the transitions that broke the run."""

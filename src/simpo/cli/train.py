@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,7 +18,7 @@ from simpo.presets import (
     agent_names,
     find,
 )
-from simpo.runs import start_run
+from simpo.runs import start_or_resume, start_run
 from simpo.trainer import Run
 from simpo.types import SimpoError
 
@@ -37,6 +37,8 @@ class TrainArguments(Run):
     """Which agent; the options that follow the run's are this agent's."""
     out: Path = Path("runs")
     """Folder for run directories."""
+    resume: Literal["no", "auto"] = "no"
+    """auto goes on with the newest unfinished run of the same settings, if any."""
 
 
 def option(argv: list[str], name: str) -> str | None:
@@ -68,20 +70,21 @@ def read_arguments(argv: list[str], preset: str, agent: str, run: Run) -> Any:
     )
 
 
-def read_run(argv: list[str]) -> tuple[Run, Path]:
-    """The run and its parent folder; the preset's values for the task are defaults."""
+def read_run(argv: list[str]) -> tuple[Run, TrainArguments]:
+    """The run, and all options; the preset's values for the task are defaults."""
     preset = option(argv, "--preset") or DEFAULT_PRESET
     agent = option(argv, "--agent") or DEFAULT_AGENT
     no_help = [word for word in argv if word not in ("-h", "--help")]
     env = read_arguments(no_help, preset, agent, find(preset, agent=agent)).env
     arguments = read_arguments(argv, preset, agent, find(preset, env, agent))
     run = Run(**{f.name: getattr(arguments, f.name) for f in fields(Run)})
-    return run, arguments.out
+    return run, arguments
 
 
 def main(argv: list[str]) -> int:
     """Train; print where the results are and what to type next."""
-    run, out = read_run(argv)
+    run, options = read_run(argv)
     keep_compiled()
-    print(start_run(run, out, command=["simpo", "train", *argv]).summary())
+    begin = start_or_resume if options.resume == "auto" else start_run
+    print(begin(run, options.out, command=["simpo", "train", *argv]).summary())
     return 0

@@ -21,8 +21,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from simpo import envs
-from simpo.checkpoint import read_json, write_json
-from simpo.config import from_json
+from simpo.checkpoint import write_json
 from simpo.experiments.report import Report, Study
 from simpo.experiments.summary import table
 from simpo.experiments.workers import Job, cores, train_all
@@ -30,7 +29,7 @@ from simpo.plotting import comparison as plots
 from simpo.plotting.curves import align, seed_curve
 from simpo.plotting.rundata import RunData, read_run
 from simpo.presets import agent_names, find
-from simpo.runs import parent_of
+from simpo.runs import runs_like
 from simpo.statistics import bootstrap, iqm, probability_of_improvement
 from simpo.trainer import Run
 from simpo.types import SimpoError
@@ -109,13 +108,8 @@ class Comparison(Study):
 
     def finished(self, cell: Cell) -> Path | None:
         """The run directory of a cell that is done with the very same settings."""
-        run = self.run_of(cell)
-        for status in sorted(parent_of(self.runs, run).glob("*/status.json")):
-            done = read_json(status).get("state") == "done"
-            config = status.parent / "config.json"
-            if done and from_json(read_json(config), Run) == run:
-                return status.parent
-        return None
+        found = runs_like(self.run_of(cell), self.runs)
+        return next((path for path, state in found if state == "done"), None)
 
     def run(self, report: Report) -> None:
         """Train what is missing, then rank."""

@@ -7,9 +7,8 @@ makes its numbers independent of how many run at once.
 import contextlib
 import os
 import signal
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simpo.loggers import ProgressLogger
-from simpo.runs import start_run
+from simpo.runs import start_or_resume
 from simpo.trainer import Run
 from simpo.types import SimpoError
 
@@ -115,9 +114,20 @@ def train_all(
                 else:
                     advance(worker.job.name, message)
     finally:
-        for worker in under_way.values():
-            worker.process.terminate()
+        end(under_way.values())
+
+
+def end(workers: Iterable[Worker]) -> None:
+    """Let every run save and stop; on a second Ctrl-C just stop."""
+    for worker in workers:
+        worker.process.terminate()
+    try:
+        for worker in workers:
             worker.process.join()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.process.kill()
+        raise
 
 
 def start(job: Job, core: int) -> Worker:
@@ -157,14 +167,13 @@ def receive(worker: Worker) -> "int | Ended":
 
 
 def work(job: Job, core: int, pipe: Connection) -> None:
-    """What a worker's process does: train, then send the directory or the reason."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends in good order
+    """What a worker's process does: train, or train on, then send the directory."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         bar = StepsSent(pipe)
-        done = start_run(job.run, job.out, command=job.command, bar=bar)
+        done = start_or_resume(job.run, job.out, command=job.command, bar=bar)
         pipe.send(done.directory)
     except SimpoError as error:
         pipe.send(str(error))
