@@ -10,6 +10,7 @@ runs/<env>/<agent>/<stamp>-s<seed>/
 import contextlib
 import csv
 import importlib.metadata
+import os
 import platform
 import shlex
 import signal
@@ -241,12 +242,16 @@ def alone(directory: Path) -> Iterator[None]:
     except ImportError:  # on Windows
         yield
         return
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SimpoError(f"{directory} is trained by another process") from None
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(number)
+        raise SimpoError(f"{directory} is trained by another process") from None
+    try:
         yield
+    finally:
+        os.close(number)
 
 
 def carry_out(
