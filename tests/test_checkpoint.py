@@ -203,7 +203,7 @@ def test_a_policy_is_replaced_whole(copy):
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
 
-@pytest.mark.parametrize("broken", ["save_file", "write_json"])
+@pytest.mark.parametrize("broken", ["save", "write_json"])
 def test_a_failed_save_leaves_the_old_policy(copy, policy, monkeypatch, broken):
     def full(*_):
         raise OSError("no space left on device")

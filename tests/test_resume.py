@@ -216,6 +216,39 @@ def test_damage_is_found_and_the_checkpoint_before_is_used(stopped, name, damage
     assert found and found < newest
 
 
+def test_files_that_the_manifest_does_not_list_are_refused(stopped):
+    """Above all no pickle is read that nothing vouches for."""
+    newest = snapshots.newest(stopped)
+    (newest / "replay" / "000001.npy").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"000001\.npy is not listed in manifest"):
+        assert snapshots.newest(stopped) < newest
+
+
+def test_warnings_are_one_line(stopped):
+    (snapshots.newest(stopped) / "numbers.json").unlink()
+    command = [sys.executable, "-m", "simpo", "resume", str(stopped)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("simpo: warning: ") and done.stderr.count("\n") == 1
+    assert "numbers.json is missing; looking at the checkpoint before" in done.stderr
+
+
+@pytest.mark.parametrize("agent", [SAC, PPO])
+def test_a_run_whose_simulators_cannot_be_saved_says_so(tmp_path, monkeypatch, agent):
+    """As with EnvPool: the run goes on, and is done in the end."""
+
+    def out_of_reach(self):
+        raise SimpoError("out of reach")
+
+    monkeypatch.setattr(envs.ControlEnv, "snapshot", out_of_reach)
+    break_at(monkeypatch, [70], errors=[False])
+    with pytest.raises(Stopped):
+        start_run(small_run(agent), tmp_path)
+    (directory,) = (path.parent for path in tmp_path.rglob("command.txt"))
+    with pytest.warns(UserWarning, match="not resumed exactly.*out of reach"):
+        resume(directory)
+    assert json.loads((directory / "status.json").read_text())["state"] == "done"
+
+
 def test_nothing_is_begun_anew_over_damaged_checkpoints(stopped):
     for folder in (stopped / snapshots.FOLDER).iterdir():
         (folder / "numbers.json").unlink()

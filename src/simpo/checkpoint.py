@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from simpo.agents import Agent, Mode, Policy, compile_act
 from simpo.config import from_json, to_json
@@ -113,8 +113,9 @@ def save_policy(
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file(flatten(policy), aside / MODEL)
-    with (aside / MODEL).open("rb") as file:
+    with (aside / MODEL).open("wb") as file:
+        file.write(save(flatten(policy)))
+        file.flush()
         os.fsync(file.fileno())
     config = {"format": FORMAT, "env": env, "step": step, "spec": spec._asdict()}
     config |= {"action_box": box._asdict(), "agent": to_json(agent)}

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from simpo.checkpoint import flatten, read_json, unflatten, write_json
-from simpo.types import PyTree, SimpoError
+from simpo.types import PyTree, SimpoError, SimpoWarning
 
 __all__ = [
     "FOLDER",
@@ -84,7 +84,7 @@ def write(directory: Path, snapshot: Snapshot, before: Path | None) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         (aside / REPLAY).mkdir(parents=True)
         write_json(aside / NUMBERS, snapshot.numbers)
-        save_file(dict(snapshot.arrays), aside / ARRAYS)
+        (aside / ARRAYS).write_bytes(save(dict(snapshot.arrays)))
         if snapshot.environments is not None:
             (aside / ENVIRONMENTS).write_bytes(snapshot.environments)
         known = write_replay(aside / REPLAY, snapshot, before)
@@ -134,6 +134,8 @@ def write_manifest(folder: Path, known: Mapping[str, dict[str, Any]]) -> None:
             entries[name] = known.get(name) or describe(path)
             sync(path)
     write_json(folder / MANIFEST, {"files": entries})
+    sync(folder / REPLAY)
+    sync(folder)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -163,14 +165,15 @@ def newest(directory: Path) -> Path | None:
         try:
             verify(folder)
         except SimpoError as error:
-            warnings.warn(f"{error}; looking at the checkpoint before", stacklevel=2)
+            text = f"{error}; looking at the checkpoint before"
+            warnings.warn(text, SimpoWarning, stacklevel=2)
         else:
             return folder
     return None
 
 
 def verify(folder: Path) -> None:
-    """Compare every file with the manifest.
+    """Compare every file with the manifest, and refuse files that it does not list.
 
     Raises:
         SimpoError: The first difference.
@@ -186,6 +189,10 @@ def verify(folder: Path) -> None:
             raise SimpoError(f"{path} is missing")
         if describe(path) != entry:
             raise SimpoError(f"{path} is damaged: size or SHA-256 differ")
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files and name != MANIFEST:
+            raise SimpoError(f"{path} is not listed in {MANIFEST}")
 
 
 def read(folder: Path) -> Snapshot:

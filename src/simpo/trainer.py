@@ -14,6 +14,7 @@ the run's seed, a stream per purpose, so an evaluation more or less changes noth
 import math
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from simpo.loggers import Logger
 from simpo.replay import ReplayBuffer
 from simpo.rollout import RolloutBuffer
 from simpo.snapshots import Snapshot
-from simpo.types import Rollout, SimpoError, Transition
+from simpo.types import Rollout, SimpoError, SimpoWarning, Transition
 
 __all__ = ["Run", "RunFailed", "StopRequest", "Stopped", "Trainer"]
 
@@ -275,7 +276,10 @@ class Trainer:
             self.rollout.restore(Rollout(**rollout))
         agent = snapshots.part(arrays, "agent")
         self.state = snapshots.filled(self.state, agent, folder)
-        if snapshot.environments is not None:
+        if snapshot.environments is None:
+            text = f"not resumed exactly, episodes begin anew: {numbers['inexact']}"
+            warnings.warn(text, SimpoWarning, stacklevel=2)
+        else:
             self.env.restore(snapshot.environments)
             self.obs = arrays["obs"]
 

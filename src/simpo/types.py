@@ -13,6 +13,7 @@ __all__ = [
     "PyTree",
     "Rollout",
     "SimpoError",
+    "SimpoWarning",
     "Transition",
 ]
 
@@ -27,6 +28,10 @@ class SimpoError(Exception):
 
     exit_code = 2
     """What the command line exits with: 2 for a mistake, 1 for a failed run."""
+
+
+class SimpoWarning(UserWarning):
+    """What a user should know of a run that goes on; one line on standard error."""
 
 
 class EnvSpec(NamedTuple):

@@ -8,9 +8,12 @@ a run that failed.
 import difflib
 import importlib
 import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 from simpo import __version__
-from simpo.types import SimpoError
+from simpo.types import SimpoError, SimpoWarning
 
 __all__ = ["COMMANDS", "main"]
 
@@ -54,8 +57,21 @@ def dispatch(argv: list[str]) -> int:
     return module.main(argv[1:])
 
 
+def in_one_line(usual: Callable[..., str]) -> Callable[..., str]:
+    """A format of warnings in which ours have no source line."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> str:
+        if issubclass(category, SimpoWarning):
+            return f"simpo: warning: {message}\n"
+        return usual(message, category, *place)
+
+    return show
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point: returns the exit code."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = in_one_line(usual)
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
     except SimpoError as error:
@@ -70,3 +86,5 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    finally:
+        warnings.formatwarning = usual
