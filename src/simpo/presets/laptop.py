@@ -71,7 +71,6 @@ LAPTOP = Preset(
         num_envs=4,
         warmup_steps=1_000,
         updates_per_step=0.25,
-        updates_per_dispatch=16,
         log_every=500,
         eval_every=7_500,
     ),
