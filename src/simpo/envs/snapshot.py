@@ -9,6 +9,7 @@ The result is a pickle, to be read only from files that a manifest vouches for.
 """
 
 import pickle
+from types import FunctionType
 from typing import Any
 
 import gymnasium
@@ -29,6 +30,7 @@ BUILT = (
     EnvSpec,
     mujoco.MjModel,  # pyright: ignore[reportAttributeAccessIssue]
     MujocoRenderer,
+    FunctionType,
 )
 """Types of attributes that building an environment makes again."""
 PARTS = ("envs", "env_fns")
@@ -62,13 +64,17 @@ def restore(vector: VectorEnv, state: bytes) -> None:
 
 
 def layers(vector: Any) -> list[Any]:
-    """The vector environment, then every environment from its outermost wrapper in."""
-    found = [vector]
-    for env in vector.envs:
-        while isinstance(env, gymnasium.Wrapper):
+    """The vector environment, then every environment from its outermost wrapper in.
+
+    Also one that another holds without being its wrapper.
+    """
+    found, waiting = [vector], list(reversed(vector.envs))
+    while waiting:
+        env = waiting.pop()
+        if not any(env is other for other in found):
             found.append(env)
-            env = env.env
-        found.append(env)
+            inner = [x for x in vars(env).values() if isinstance(x, gymnasium.Env)]
+            waiting += reversed(inner)
     return found
 
 
