@@ -7,8 +7,8 @@ from simpo.config import from_json, to_json
 from simpo.envs import ENVIRONMENTS
 from simpo.generative import DDPM, Cosine, Diffusion, Noise
 from simpo.presets import DEFAULT_ENV, DEFAULT_PRESET, PRESETS, agent_names, find
+from simpo.run import Run
 from simpo.temperature import DualAscent, EntropyTarget
-from simpo.trainer import Run
 from simpo.types import SimpoError
 
 by_name = pytest.mark.parametrize("name", PRESETS)

@@ -15,8 +15,9 @@ from simpo.agents import Mode, compile_act
 from simpo.checkpoint import load
 from simpo.config import from_json
 from simpo.loggers import CsvLogger
+from simpo.run import Run
 from simpo.runs import make_directory, start_run
-from simpo.trainer import Run, RunFailed, Trainer
+from simpo.trainer import RunFailed, Trainer
 from simpo.types import SimpoError
 from tiny import Fuse, batches, tiny, tiny_run
 

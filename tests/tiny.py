@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 from simpo.agents import SiMPO, compile_decide, compile_init
 from simpo.generative import Diffusion, Flow
+from simpo.run import Run
 from simpo.temperature import Fixed
-from simpo.trainer import Run
 from simpo.types import EnvSpec, Rollout, Transition
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
@@ -124,3 +124,26 @@ class Fuse(gymnasium.Env):
         self.steps += 1
         obs = self._add(self.np_random.normal(size=4), "obs")
         return obs, self._add(1.0, "reward"), False, False, {}
+
+
+class Named(gymnasium.Env):
+    """Balancing InvertedPendulum, observed under names; units may be chosen."""
+
+    def __init__(self, unit=1.0, offset=0.0):
+        self.inner = gymnasium.make("InvertedPendulum-v5")
+        self.action_space = self.inner.action_space
+        box = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.observation_space = spaces.Dict({"velocity": box, "angle": box})
+        self.unit, self.offset = unit, offset
+
+    def _named(self, obs):
+        obs = self.unit * obs + self.offset
+        return {"angle": obs[:2], "velocity": obs[2:]}
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = self.inner.reset(seed=seed)
+        return self._named(obs), info
+
+    def step(self, action):
+        obs, *rest = self.inner.step(action)
+        return self._named(obs), *rest

@@ -8,7 +8,9 @@ from any language that reads safetensors.
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from simpo.agents import Agent, Mode, Policy, compile_act
+from simpo.agents.normalisation import Moments
 from simpo.config import from_json, to_json
-from simpo.types import ActionBox, EnvSpec, PyTree, SimpoError
+from simpo.types import ActionBox, EnvSpec, ObservationParts, PyTree, SimpoError
 
 __all__ = [
     "SavedPolicy",
@@ -96,7 +99,9 @@ def save_policy(
     *,
     env: str,
     step: int,
+    env_kwargs: dict[str, Any] | None = None,
     box: ActionBox | None = None,
+    parts: ObservationParts = (),
 ) -> Path:
     """Write a policy folder, in one rename; an earlier one of that name is replaced.
 
@@ -107,7 +112,9 @@ def save_policy(
         policy: Parameters.
         env: The task's id, for the record.
         step: Environment steps seen in training.
+        env_kwargs: Keyword arguments of the task.
         box: Bounds of the task's actions; None for [-1, 1]^A.
+        parts: Names and shapes of the task's observations, if it has several.
     """
     box = box or unit_box(spec.action_dim)
     aside = folder.with_name(f".{folder.name}.tmp")
@@ -118,6 +125,7 @@ def save_policy(
         file.flush()
         os.fsync(file.fileno())
     config = {"format": FORMAT, "env": env, "step": step, "spec": spec._asdict()}
+    config |= {"env_kwargs": env_kwargs or {}, "parts": parts}
     config |= {"action_box": box._asdict(), "agent": to_json(agent)}
     write_json(aside / CONFIG, config)
     old = folder.with_name(f".{folder.name}.old")
@@ -145,6 +153,9 @@ class SavedPolicy:
         env: The task's id.
         step: Environment steps seen in training.
         box: Bounds of the task's actions.
+        env_kwargs: Keyword arguments of the task.
+        parts: Names and shapes of the observations that [O] is made of, in order; empty
+            where the task has just one.
         key: Random key of the actions drawn.
         calls: Calls of `predict` so far; each draws with a key of its own.
     """
@@ -155,6 +166,8 @@ class SavedPolicy:
     env: str
     step: int
     box: ActionBox
+    env_kwargs: dict[str, Any]
+    parts: ObservationParts
     key: jax.Array
     calls: int = 0
 
@@ -170,7 +183,8 @@ class SavedPolicy:
         """Actions for observations [O] or [B, O], in the task's own box.
 
         Args:
-            observation: One observation or a batch.
+            observation: One observation or a batch; a dict of them by name where the
+                task's are.
             state: Unused; there for the signature.
             episode_start: Unused; there for the signature.
             deterministic: Equal observations get equal actions: the mean of a Gaussian
@@ -184,7 +198,7 @@ class SavedPolicy:
         Raises:
             SimpoError: Observations of another dimension.
         """
-        obs = np.asarray(observation, np.float32)
+        obs = self.joined(observation)
         if obs.shape[-1:] != (self.spec.obs_dim,) or obs.ndim > 2:
             raise SimpoError(
                 f"observations have shape {obs.shape}, expected "
@@ -199,9 +213,34 @@ class SavedPolicy:
         scaled = 0.5 * (low + high) + 0.5 * (high - low) * np.asarray(action)
         return np.clip(scaled, low, high).reshape(*obs.shape[:-1], -1), None
 
+    def joined(self, observation: Any) -> np.ndarray:
+        """Observations as vectors [O] or [B, O]; those of a dict one after another."""
+        if not isinstance(observation, Mapping):
+            return np.asarray(observation, np.float32)
+        if set(observation) != {name for name, _ in self.parts}:
+            names = ", ".join(name for name, _ in self.parts) or "no names, one array"
+            raise SimpoError(
+                f"observations are named {', '.join(map(str, observation))}; expected "
+                + names
+            )
+        flat, leads = [], set()
+        for name, shape in self.parts:
+            array = np.asarray(observation[name], np.float32)
+            split = array.ndim - len(shape)
+            if split < 0 or array.shape[split:] != shape:
+                raise SimpoError(
+                    f"observation '{name}' has shape {array.shape}, expected {shape} "
+                    "or a batch of them"
+                )
+            leads.add(array.shape[:split])
+            flat.append(array.reshape(*array.shape[:split], -1))
+        if len(leads) > 1:
+            raise SimpoError(f"batches of observations differ: {sorted(leads)}")
+        return np.concatenate(flat, axis=-1)
 
-def read_config(path: Path) -> tuple[Agent, EnvSpec, str, int, ActionBox]:
-    """Agent, dimensions, task, step and action box from `config.json`."""
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Fields of a saved policy from `config.json`."""
     match config := read_json(path):
         case {"format": int(number)} if number > FORMAT:
             raise SimpoError(f"{path} has format {number}: it needs a newer simpo")
@@ -220,19 +259,33 @@ def read_config(path: Path) -> tuple[Agent, EnvSpec, str, int, ActionBox]:
                 f"not {found}"
             )
     try:
-        box = ActionBox(*(tuple(map(float, bounds)) for bounds in (low, high)))
-        return from_json(agent, Agent), spec, env, step, box
+        return {
+            "agent": from_json(agent, Agent),
+            "spec": spec,
+            "env": env,
+            "step": step,
+            "box": ActionBox(*(tuple(map(float, bounds)) for bounds in (low, high))),
+            "env_kwargs": from_json(config.get("env_kwargs", {}), dict[str, Any]),
+            "parts": tuple(
+                (str(n), tuple(map(int, s))) for n, s in config.get("parts", [])
+            ),
+        }
     except (SimpoError, TypeError, ValueError) as error:
         raise SimpoError(f"{path} is damaged: {error}") from error
+
+
+def fresh_policy(agent: Agent, spec: EnvSpec, key: jax.Array) -> Policy:
+    """A policy that has learnt nothing."""
+    policy = agent.policy(agent.init(key, spec))
+    seen = None if agent.moments_clip is None else Moments.init(spec.obs_dim)
+    return policy._replace(moments=seen)
 
 
 def make_template(agent: Agent, spec: EnvSpec, path: Path) -> PyTree:
     """Shapes and types of a policy's parameters."""
     try:
         with np.errstate(invalid="raise"):
-            return jax.eval_shape(
-                lambda key: agent.policy(agent.init(key, spec)), jax.random.key(0)
-            )
+            return jax.eval_shape(partial(fresh_policy, agent, spec), jax.random.key(0))
     except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise SimpoError(f"{path} is damaged: no such networks: {reason}") from error
@@ -257,11 +310,11 @@ def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
             f"{path} is neither a run directory nor a policy folder: "
             f"no file {folder / missing[0]}"
         )
-    agent, spec, env, step, box = read_config(folder / CONFIG)
+    fields = read_config(folder / CONFIG)
     try:
         arrays = load_file(folder / MODEL)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise SimpoError(f"{folder / MODEL} is damaged: {error}") from error
-    template = make_template(agent, spec, folder / CONFIG)
+    template = make_template(fields["agent"], fields["spec"], folder / CONFIG)
     policy = unflatten(template, arrays, folder / MODEL)
-    return SavedPolicy(agent, spec, policy, env, step, box, jax.random.key(seed))
+    return SavedPolicy(policy=policy, key=jax.random.key(seed), **fields)

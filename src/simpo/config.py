@@ -174,6 +174,8 @@ def scalar(data: Any, expected: Any) -> Any:
         if not isinstance(data, str):
             raise SimpoError("a function can only be passed from Python")
         return MissingFunction(data)
+    if typing.get_origin(expected) is dict and not isinstance(data, dict):
+        raise SimpoError(f"expected names with values, got {show(data)}")
     if expected is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if expected in (int, float, str, bool) and type(data) is not expected:

@@ -5,7 +5,7 @@ counted more often than long ones. Evaluations draw from keys and seeds of their
 leave training as it was.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,6 +44,7 @@ def evaluate(
     *,
     episodes: int,
     seed: int,
+    env_kwargs: dict[str, Any] | None = None,
 ) -> list[EpisodeRow]:
     """Play whole episodes, side by side.
 
@@ -54,6 +55,7 @@ def evaluate(
         mode: How actions are drawn.
         episodes: Number of episodes, each in its own environment.
         seed: Seed of the environments and of the actions.
+        env_kwargs: Keyword arguments of the task.
 
     Returns:
         A row per episode, in order.
@@ -61,7 +63,7 @@ def evaluate(
     Raises:
         SimpoError: The task never ends, or whatever `make` refuses.
     """
-    env = make(env_id, episodes, seed=seed)
+    env = make(env_id, episodes, seed=seed, env_kwargs=env_kwargs)
     act, key = compile_act(agent, mode), jax.random.key(seed)
     rows: dict[int, EpisodeRow] = {}
     obs, step = env.reset(), 0

@@ -29,7 +29,6 @@ from simpo import snapshots
 from simpo.agents import Agent
 from simpo.checkpoint import read_json, write_json
 from simpo.config import from_json, to_json
-from simpo.envs import make
 from simpo.evaluation import EpisodeRow
 from simpo.loggers import (
     CsvLogger,
@@ -40,7 +39,8 @@ from simpo.loggers import (
     rewind,
     rounded,
 )
-from simpo.trainer import Run, RunFailed, Stopped, StopRequest, Trainer
+from simpo.run import Run
+from simpo.trainer import RunFailed, Stopped, StopRequest, Trainer
 from simpo.types import SimpoError
 
 __all__ = ["Finished", "resume", "runs_like", "start_or_resume", "start_run", "train"]
@@ -130,6 +130,7 @@ def write_candidates(path: Path, trainer: Trainer) -> None:
         return
     rng = np.random.default_rng(trainer.run.seed)
     obs = trainer.buffer.sample(rng, 1, EXPLAINED_STATES).obs[0]
+    obs = agent.observed(obs, trainer.policy.moments)
     explained = jax.jit(agent.explain)(trainer.state, obs, trainer.act_key)
     if explained is None:
         return
@@ -162,7 +163,7 @@ def start_run(
     """
     run.check()
     # A task that cannot be used is told before there is a directory.
-    make(run.env, 1, seed=run.seed, backend=run.backend).close()
+    run.make_env(1, run.seed).close()
     directory = make_directory(out, run)
     write_json(directory / "config.json", to_json(run))
     write_json(directory / "env.json", describe_machine())

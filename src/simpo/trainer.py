@@ -11,7 +11,6 @@ once per dispatch and metrics come back once per report. All randomness is deriv
 the run's seed, a stream per purpose, so an evaluation more or less changes nothing.
 """
 
-import math
 import time
 import traceback
 import warnings
@@ -20,93 +19,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from simpo import envs, snapshots
-from simpo.agents import Agent, compile_decide, compile_init, compile_updates
+from simpo.agents import Policy, compile_decide, compile_init, compile_updates
+from simpo.agents.normalisation import Moments, nothing_seen
 from simpo.checkpoint import save_policy
 from simpo.evaluation import EpisodeRow, evaluate
 from simpo.loggers import Logger
 from simpo.replay import ReplayBuffer
 from simpo.rollout import RolloutBuffer
+from simpo.run import Run
 from simpo.snapshots import Snapshot
 from simpo.types import Rollout, SimpoError, SimpoWarning, Transition
 
-__all__ = ["Run", "RunFailed", "StopRequest", "Stopped", "Trainer"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run: a task, an agent, and how data and updates alternate."""
-
-    env: str
-    """Task, any Gymnasium id with Box observations and a bounded Box of actions."""
-    agent: Agent
-    """The agent with its hyper-parameters."""
-    label: str = ""
-    """What the agent is called in folders and tables; its class by default."""
-    steps: int = 1_000_000
-    """Environment steps in all, over all environments, warm-up included."""
-    seed: int = 0
-    """Seed of everything."""
-    num_envs: int = 5
-    """E, environments stepped side by side."""
-    backend: Literal["gymnasium", "envpool"] = "gymnasium"
-    """What steps the environments; envpool is an extra."""
-    warmup_steps: int = 5_000
-    """Steps of uniformly random actions before the first update; 0 on policy."""
-    updates_per_step: float = 0.2
-    """Gradient updates per environment step; on policy the rollout decides."""
-    updates_per_dispatch: int = 1
-    """G, updates that run in one compiled call, on data of the steps before it."""
-    buffer_size: int = 1_000_000
-    """Transitions kept for replay."""
-    log_every: int = 1_000
-    """Steps between rows of progress.csv."""
-    eval_every: int = 50_000
-    """Steps between evaluations; there is always one at the start and at the end."""
-    eval_episodes: int = 20
-    """Episodes per evaluation and sampler."""
-    checkpoint_every: int = 10_000
-    """Steps between checkpoints, from which a run can be resumed."""
-    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """Precision of matrix products on accelerators; CPUs always use float32."""
-
-    def check(self) -> None:
-        """Reject runs that cannot make one update.
-
-        Raises:
-            SimpoError: A number out of range, or too few steps.
-        """
-        counts = ("steps", "num_envs", "updates_per_dispatch", "log_every")
-        counts += ("eval_every", "eval_episodes", "checkpoint_every", "buffer_size")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise SimpoError(f"{name} must be at least 1")
-        for name in ("seed", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise SimpoError(f"{name} must not be negative")
-        if not 0 < self.updates_per_step < math.inf:
-            raise SimpoError("updates_per_step must be positive and finite")
-        if self.buffer_size < self.num_envs:
-            raise SimpoError("buffer_size must be at least num_envs")
-        needed = self.warmup_steps + self.updates_per_dispatch / self.updates_per_step
-        if rollout := self.agent.rollout_steps:
-            needed = rollout * self.num_envs
-            if self.warmup_steps or self.updates_per_dispatch > 1:
-                raise SimpoError(
-                    f"{type(self.agent).__name__} learns from its own actions: set "
-                    "warmup_steps to 0 and updates_per_dispatch to 1"
-                )
-        if self.steps < needed:
-            raise SimpoError(
-                f"{self.steps} steps are fewer than the {math.ceil(needed)} that the "
-                "first update needs; raise steps or lower "
-                + ("rollout_steps" if rollout else "warmup_steps")
-            )
+__all__ = ["RunFailed", "StopRequest", "Stopped", "Trainer"]
 
 
 class RunFailed(SimpoError):
@@ -163,7 +93,7 @@ class Trainer:
         env_seed, warmup, replay, agent, self.eval_seed = (
             int(s) for s in np.random.SeedSequence(run.seed).generate_state(5)
         )
-        self.env = envs.make(run.env, run.num_envs, seed=env_seed, backend=run.backend)
+        self.env = run.make_env(run.num_envs, env_seed)
         most = run.steps + run.num_envs - 1  # the last vector step may overshoot
         self.buffer = ReplayBuffer(min(run.buffer_size, most), self.env.spec)
         self.rollout = RolloutBuffer(run.agent.rollout_steps or 0)
@@ -173,6 +103,9 @@ class Trainer:
         self.state = compile_init(run.agent, self.env.spec)(init_key)
         self.decide = compile_decide(run.agent)
         self.apply_updates = compile_updates(run.agent)
+        self.moments = None
+        if run.agent.moments_clip is not None:
+            self.moments = nothing_seen(self.env.spec.obs_dim)
         self.obs = self.env.reset()
         self.step = self.vector_step = self.updates = 0
         self.episodes: deque = deque(maxlen=100)
@@ -244,6 +177,8 @@ class Trainer:
             arrays[f"metrics.{name}"] = np.concatenate([m[name] for m in self.metrics])
         if self.rollout.rows:
             arrays |= snapshots.named("rollout", self.rollout.stacked())
+        if self.moments:
+            arrays |= snapshots.named("moments", self.moments)
         try:
             environments = self.env.snapshot()
         except SimpoError as error:
@@ -274,6 +209,8 @@ class Trainer:
             self.metrics = [pending]
         if rollout := snapshots.part(arrays, "rollout"):
             self.rollout.restore(Rollout(**rollout))
+        if moments := snapshots.part(arrays, "moments"):
+            self.moments = Moments(**cast("Any", moments))
         agent = snapshots.part(arrays, "agent")
         self.state = snapshots.filled(self.state, agent, folder)
         if snapshot.environments is None:
@@ -282,6 +219,14 @@ class Trainer:
         else:
             self.env.restore(snapshot.environments)
             self.obs = arrays["obs"]
+
+    @property
+    def policy(self) -> Policy:
+        """All that acting needs, as it is now."""
+        policy = self.run.agent.policy(self.state)
+        if self.moments is None:
+            return policy
+        return policy._replace(moments=jax.tree.map(np.float32, self.moments))
 
     def updates_due(self) -> int:
         """Updates that the data so far pays for and that have not been made."""
@@ -295,9 +240,8 @@ class Trainer:
         if self.step < self.run.warmup_steps:
             decision = self.env.random_actions(self.warmup_rng)
         else:
-            policy = self.run.agent.policy(self.state)
             decision = np.asarray(
-                self.decide(policy, self.obs, self.act_key, self.vector_step)
+                self.decide(self.policy, self.obs, self.act_key, self.vector_step)
             )
         with self.watched():
             stepped = self.env.step(decision[:, -self.env.spec.action_dim :])
@@ -306,6 +250,8 @@ class Trainer:
             self.rollout.add(stepped.transition, decision, last)
         else:
             self.buffer.add(stepped.transition)
+        if self.moments and stepped.valid.any():
+            self.moments = self.moments.update(np.float64(stepped.transition.obs))
         self.obs = stepped.obs
         self.episodes.extend(stepped.episodes)
         self.vector_step += 1
@@ -317,7 +263,8 @@ class Trainer:
         batches = self.next_batches()
         if self.updates == 0:
             self.phase("compiling")
-        self.state, metrics = self.apply_updates(self.state, batches)
+        moments = self.policy.moments
+        self.state, metrics = self.apply_updates(self.state, batches, moments)
         if self.updates == 0:
             self.phase("training")
         self.updates += run.updates_per_dispatch
@@ -399,7 +346,7 @@ class Trainer:
 
     def evaluate(self) -> list[EpisodeRow]:
         """Play evaluation episodes in every mode and save the policy."""
-        agent, policy = self.run.agent, self.run.agent.policy(self.state)
+        agent, policy = self.run.agent, self.policy
         rows: list[EpisodeRow] = []
         for mode in agent.evaluating:
             self.phase("evaluating")
@@ -411,6 +358,7 @@ class Trainer:
                     mode,
                     episodes=self.run.eval_episodes,
                     seed=self.eval_seed,
+                    env_kwargs=self.run.env_kwargs,
                 )
         self.phase("training")
         self.logger.log_episodes(self.step, [r._asdict() for r in rows])
@@ -420,7 +368,9 @@ class Trainer:
             self.env.spec,
             policy,
             env=self.run.env,
+            env_kwargs=self.run.env_kwargs,
             step=self.step,
             box=self.env.action_box,
+            parts=self.env.parts,
         )
         return rows

@@ -4,12 +4,13 @@ B batch of states, N candidates per state, A action dims, O observation dims,
 K critics, T denoising steps, G updates per dispatch, E parallel environments.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 __all__ = [
     "ActionBox",
     "EnvSpec",
     "Metrics",
+    "ObservationParts",
     "PyTree",
     "Rollout",
     "SimpoError",
@@ -32,6 +33,10 @@ class SimpoError(Exception):
 
 class SimpoWarning(UserWarning):
     """What a user should know of a run that goes on; one line on standard error."""
+
+
+ObservationParts: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names and shapes of a task's observations, in the order in which they are joined."""
 
 
 class EnvSpec(NamedTuple):

@@ -23,6 +23,7 @@ import jax
 import optax
 from jax import Array
 
+from simpo.agents.normalisation import Moments
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError
 
 __all__ = [
@@ -78,10 +79,17 @@ class Mode:
 
 
 class Policy(NamedTuple):
-    """All that acting needs: what a policy folder stores."""
+    """All that acting needs: what a policy folder stores.
+
+    Attributes:
+        actor: Parameters that actions come from.
+        critics: Parameters that actions are judged by.
+        moments: Of the observations in training, if the agent's `moments_clip` is set.
+    """
 
     actor: PyTree
     critics: PyTree
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +126,12 @@ class Agent(abc.ABC):
             allowed.require(self, *(name for name in names if name in present))
         self.check()
 
+    def observed(self, obs: Array, moments: Moments | None) -> Array:
+        """Observations as the networks see them: [..., O] -> [..., O]."""
+        if moments is None or self.moments_clip is None:
+            return obs
+        return moments.normalise(obs, self.moments_clip)
+
     @abc.abstractmethod
     def check(self) -> None:
         """Raise SimpoError if settings of this agent do not fit together."""
@@ -126,6 +140,14 @@ class Agent(abc.ABC):
     @abc.abstractmethod
     def rollout_steps(self) -> int | None:
         """Steps per environment between updates; None for agents that use replay."""
+
+    @property
+    @abc.abstractmethod
+    def moments_clip(self) -> float | None:
+        """Bound on observations normalised by moments of all that were collected.
+
+        None for agents that take observations as they are, or keep their own moments.
+        """
 
     @property
     @abc.abstractmethod
@@ -190,7 +212,14 @@ RANGES: dict[Range, tuple[str, ...]] = {
         *("critics", "depth", "epochs", "rollout_steps", "target_samples", "width"),
     ),
     NOT_NEGATIVE: ("acting_noise", "actor_lr_updates"),
-    POSITIVE: ("actor_lr", "adam_eps", "clip_range", "critic_lr", "reward_scale"),
+    POSITIVE: (
+        "actor_lr",
+        "adam_eps",
+        "clip_range",
+        "critic_lr",
+        "normalised_clip",
+        "reward_scale",
+    ),
     SHARE: ("gae_lambda", "gamma", "tau"),
 }
 """Fields that several agents have; each is checked in those that have it."""
@@ -226,13 +255,19 @@ def compile_init(agent: Agent, spec: EnvSpec) -> Callable[[Array], Any]:
 
 
 @functools.cache
-def compile_updates(agent: Agent) -> Callable[[Any, Any], tuple[Any, Metrics]]:
+def compile_updates(agent: Agent) -> Callable[..., tuple[Any, Metrics]]:
     """G updates in one dispatch: (state, batches [G, ...]) -> state, metrics [G].
 
-    The state is donated: the one passed in is gone.
+    A third argument are the moments to normalise observations by. The state is
+    donated: the one passed in is gone.
     """
 
-    def updates(state: Any, batches: Any) -> tuple[Any, Metrics]:
+    def updates(
+        state: Any, batches: Any, moments: Moments | None = None
+    ) -> tuple[Any, Metrics]:
+        obs = agent.observed(batches.obs, moments)
+        next_obs = agent.observed(batches.next_obs, moments)
+        batches = batches._replace(obs=obs, next_obs=next_obs)
         return jax.lax.scan(agent.update, state, batches)
 
     return jax.jit(updates, donate_argnums=0)
@@ -246,6 +281,7 @@ def compile_act(agent: Agent, mode: Mode) -> Callable[..., Array]:
     """
 
     def act(policy: Policy, obs: Array, key: Array, step: Array) -> Array:
+        obs = agent.observed(obs, policy.moments)
         return agent.act(policy, obs, jax.random.fold_in(key, step), mode)
 
     return jax.jit(act)
@@ -256,6 +292,7 @@ def compile_decide(agent: Agent) -> Callable[..., Array]:
     """`agent.decide`: (policy, obs [B, O], key, step []) -> decisions [B, D]."""
 
     def decide(policy: Policy, obs: Array, key: Array, step: Array) -> Array:
+        obs = agent.observed(obs, policy.moments)
         return agent.decide(policy, obs, jax.random.fold_in(key, step))
 
     return jax.jit(decide)

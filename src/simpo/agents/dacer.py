@@ -180,7 +180,7 @@ class DACER(Generative):
         Deterministic, the noise of alpha is left out.
         """
         sample_key, noise_key, mode_key = jax.random.split(key, 3)
-        (net, log_alpha), critics = policy
+        (net, log_alpha), critics, _ = policy
         action, _ = self.best(net, critics, obs, sample_key, mode.best_of)
         if not mode.deterministic:
             action = self.explore(action, log_alpha, noise_key)

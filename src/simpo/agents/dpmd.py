@@ -128,7 +128,7 @@ class ReleasedDPMD(Generative):
     def act(self, policy: Policy, obs: Array, key: Array, mode: Mode) -> Array:
         """The best of n samples by min Q, with the tuned noise: [B, O] -> [B, A]."""
         sample_key, noise_key = jax.random.split(key)
-        (net, log_alpha), critics = policy
+        (net, log_alpha), critics, _ = policy
         action, _ = self.best(net, critics, obs, sample_key, mode.best_of)
         own = 0.0 if mode.deterministic else self.noise * jnp.exp(log_alpha)
         return perturb(action, noise_key, jnp.hypot(own, mode.noise))

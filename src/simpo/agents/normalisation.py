@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from simpo.types import Rollout
 
-__all__ = ["EPS", "Moments", "Normalised", "discounted_returns"]
+__all__ = ["EPS", "Moments", "Normalised", "discounted_returns", "nothing_seen"]
 
 EPS = 1e-8
 """Added to variances and standard deviations before dividing by them."""
@@ -42,7 +43,7 @@ class Moments(NamedTuple):
         """Standard deviation, never zero [D]."""
         return jnp.sqrt(self.var + EPS)
 
-    def update(self, x: Array) -> "Moments":
+    def update(self, x: Any) -> "Moments":
         """Moments with those of x [..., D] merged in (Chan et al. 1979)."""
         x = x.reshape(-1, x.shape[-1])
         n, total = x.shape[0], self.seen + x.shape[0]
@@ -54,6 +55,11 @@ class Moments(NamedTuple):
     def normalise(self, x: Array, clip: float) -> Array:
         """(x - mean) / std, within +-clip: [..., D] -> [..., D]."""
         return jnp.clip((x - self.mean) / self.std, -clip, clip)
+
+
+def nothing_seen(dim: int) -> Moments:
+    """Moments of no vectors, kept by the host in double precision."""
+    return Moments(np.zeros(dim), np.ones(dim), np.zeros(()))  # pyright: ignore[reportArgumentType]
 
 
 class Normalised(NamedTuple):

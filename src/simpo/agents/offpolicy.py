@@ -51,6 +51,10 @@ class OffPolicy(Agent):
     """Clip of the global gradient norm, actor and critics each; None for none."""
     adam_eps: float = 1e-8
     """Adam's epsilon, actor and critics."""
+    normalise_obs: bool = False
+    """Whether observations are divided by the running scale of all collected."""
+    normalised_clip: float = 10.0
+    """Bound on normalised observations."""
     activation: Activation = "mish"
     """Activation of the actor."""
     critics: int = 2
@@ -62,6 +66,11 @@ class OffPolicy(Agent):
     def rollout_steps(self) -> None:
         """None: batches come from replay."""
         return None
+
+    @property
+    def moments_clip(self) -> float | None:
+        """`normalised_clip`, if observations are normalised at all."""
+        return self.normalised_clip if self.normalise_obs else None
 
     @property
     @abc.abstractmethod
@@ -192,7 +201,7 @@ class Generative(OffPolicy):
     def act_by_model(self, policy: Policy, obs: Array, key: Array, mode: Mode) -> Array:
         """One sample, or the best of n by min Q, with noise: obs [B, O] -> [B, A]."""
         sample_key, noise_key = jax.random.split(key)
-        actor, critics = policy
+        actor, critics, _ = policy
         action, _ = self.best(actor, critics, obs, sample_key, mode.best_of)
         return perturb(action, noise_key, mode.noise)
 

@@ -128,6 +128,11 @@ class OnPolicy(Agent):
     critic_activation: Activation = "tanh"
     """Activation of the critic."""
 
+    @property
+    def moments_clip(self) -> None:
+        """None: moments are part of the actor, and change with each rollout."""
+        return None
+
     def check_rollouts(self) -> None:
         """Reject impossible settings that all agents on policy have.
 
@@ -136,7 +141,7 @@ class OnPolicy(Agent):
         """
         limits = ("max_grad_norm", "target_kl")
         given = (name for name in limits if getattr(self, name) is not None)
-        POSITIVE.require(self, "adam_eps", "normalised_clip", *given)
+        POSITIVE.require(self, *given)
 
     @property
     def evaluating(self) -> tuple[Mode, ...]:

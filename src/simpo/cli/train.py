@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from simpo.agents import Agent, SiMPO
-from simpo.cli.arguments import union_registry
+from simpo.cli.arguments import option_registry
 from simpo.cli.backend import keep_compiled
 from simpo.cli.options import read_options
 from simpo.presets import (
@@ -18,8 +18,8 @@ from simpo.presets import (
     agent_names,
     find,
 )
+from simpo.run import Run
 from simpo.runs import start_or_resume, start_run
-from simpo.trainer import Run
 from simpo.types import SimpoError
 
 __all__ = ["main"]
@@ -66,7 +66,7 @@ def read_arguments(argv: list[str], preset: str, agent: str, run: Run) -> Any:
         prog="simpo train",
         description=f"Train an agent. Presets: {', '.join(PRESETS)}. "
         f"Agents of {preset}: {', '.join(agent_names(preset))}.",
-        registry=union_registry(),
+        registry=option_registry(),
     )
 
 

@@ -1,9 +1,10 @@
 """Tasks by name: `make(env_id, num_envs, seed=...)` gives a `ControlEnv`.
 
-Any Gymnasium id whose observations are a Box and whose actions are a bounded Box
-works, also those of other packages ("package:Name-v0"). `ENVIRONMENTS` lists the
-ones recommended here. MuJoCo v4 is what the paper uses; v5 changes rewards and
-observations, so scores on the two are not comparable.
+Any Gymnasium id works whose observations are a Box, or a Dict or Tuple that can be
+joined into one vector, and whose actions are a bounded Box, also those of other
+packages ("package:Name-v0"). `ENVIRONMENTS` lists the ones recommended here. MuJoCo v4
+is what the paper uses; v5 changes rewards and observations, so scores on the two are
+not comparable.
 """
 
 import difflib
@@ -17,11 +18,13 @@ from typing import Any, NamedTuple
 import gymnasium
 import mujoco
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import FlattenObservation
 
 from simpo.envs.control import ControlEnv, Episode, NonFiniteTransition, Step
 from simpo.registration import register
-from simpo.types import SimpoError
+from simpo.types import ObservationParts, SimpoError
 
 __all__ = [
     "BACKENDS",
@@ -123,7 +126,8 @@ def make(
         vector, reset_seed = build(env_id, seeds, autoreset, kwargs)
         try:
             vector.action_space.seed(seed)
-            return ControlEnv(vector, seed=reset_seed, name=env_id)
+            parts = _parts(vector)
+            return ControlEnv(vector, seed=reset_seed, name=env_id, parts=parts)
         except SimpoError:
             vector.close()
             raise
@@ -138,12 +142,30 @@ def _gymnasium(
     if name not in gymnasium.registry:
         raise _unknown(env_id, gymnasium.registry)
     # ControlEnv checks and copies, so the passive checker and `copy` would be waste
-    env = partial(gymnasium.make, env_id, disable_env_checker=True, **kwargs)
+    env = partial(_one, env_id, disable_env_checker=True, **kwargs)
     with _one_line(_cannot_build(env_id, kwargs)):
         vector = SyncVectorEnv([env] * len(seeds), copy=False, autoreset_mode=autoreset)
         if kwargs:  # some values are refused no earlier than by the first reset
             vector.reset()
     return vector, seeds
+
+
+def _one(env_id: str, **kwargs: Any) -> gymnasium.Env:
+    """A task; several observations are joined into one vector."""
+    env = gymnasium.make(env_id, **kwargs)
+    several = isinstance(env.observation_space, spaces.Dict | spaces.Tuple)
+    return FlattenObservation(env) if several else env
+
+
+def _parts(vector: VectorEnv) -> ObservationParts:
+    """Names and shapes of the observations that `_one` joined: Boxes of a Dict."""
+    for env in getattr(vector, "envs", ())[:1]:
+        space = env.env.observation_space if isinstance(env, FlattenObservation) else 0
+        if isinstance(space, spaces.Dict):
+            boxes = [(k, x) for k, x in space.items() if isinstance(x, spaces.Box)]
+            if len(boxes) == len(space):
+                return tuple((name, box.shape) for name, box in boxes)
+    return ()
 
 
 def _envpool(

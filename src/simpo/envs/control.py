@@ -21,7 +21,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from simpo.envs.snapshot import capture, restore
-from simpo.types import ActionBox, EnvSpec, SimpoError, Transition
+from simpo.types import ActionBox, EnvSpec, ObservationParts, SimpoError, Transition
 
 __all__ = ["ControlEnv", "Episode", "NonFiniteTransition", "Step"]
 
@@ -100,6 +100,7 @@ class ControlEnv:
         seed: Seed, or one seed per environment, of the first reset. None where
             `vector` was seeded when it was built.
         name: What error messages call the task.
+        parts: Names and shapes of the observations that were joined, if any were.
 
     Raises:
         SimpoError: Spaces other than Box, an action box that is unbounded or not
@@ -112,12 +113,13 @@ class ControlEnv:
         *,
         seed: int | list[int] | None,
         name: str = "the environment",
+        parts: ObservationParts = (),
     ) -> None:
         observation = _observation_box(vector.single_observation_space, name)
         action = _action_box(vector.single_action_space, name)
         obs_dim, action_dim = (int(np.prod(s.shape)) for s in (observation, action))
         self.spec = EnvSpec(obs_dim, action_dim)
-        self.num_envs = vector.num_envs
+        self.num_envs, self.parts = vector.num_envs, parts
         self._vector, self._seed, self._name = vector, seed, name
         self._mode = _autoreset_mode(vector, name)
         self._box = _ActionBox.of(action)
@@ -295,8 +297,8 @@ def _rows(transition: Transition, mask: np.ndarray) -> Transition:
 def _observation_box(space: Any, name: str) -> spaces.Box:
     if not isinstance(space, spaces.Box):
         raise SimpoError(
-            f"{name} has a {type(space).__name__} observation space; only Box is "
-            "supported (gymnasium.wrappers.FlattenObservation may turn it into one)"
+            f"{name} has a {type(space).__name__} observation space; only Box, and "
+            "Dict or Tuple of fixed size, are supported"
         )
     return space
 

@@ -29,9 +29,9 @@ from simpo.plotting import comparison as plots
 from simpo.plotting.curves import align, seed_curve
 from simpo.plotting.rundata import RunData, read_run
 from simpo.presets import agent_names, find
+from simpo.run import Run
 from simpo.runs import runs_like
 from simpo.statistics import bootstrap, iqm, probability_of_improvement
-from simpo.trainer import Run
 from simpo.types import SimpoError
 
 __all__ = ["Comparison"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simpo.loggers import ProgressLogger
+from simpo.run import Run
 from simpo.runs import start_or_resume
-from simpo.trainer import Run
 from simpo.types import SimpoError
 
 __all__ = ["Ended", "Job", "cores", "train_all"]

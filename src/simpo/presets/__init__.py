@@ -12,7 +12,7 @@ from simpo.presets.base import Preset, Row, no_such
 from simpo.presets.laptop import LAPTOP
 from simpo.presets.paper import PAPER
 from simpo.presets.port import PORT
-from simpo.trainer import Run
+from simpo.run import Run
 
 __all__ = [
     "DEFAULT_AGENT",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simpo.agents import Agent
-from simpo.trainer import Run
+from simpo.run import Run
 from simpo.types import SimpoError
 
 __all__ = ["ON_POLICY", "Preset", "Row", "no_such"]

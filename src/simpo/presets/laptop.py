@@ -24,8 +24,8 @@ from simpo.agents import (
 from simpo.agents.qsm import Langevin
 from simpo.generative import Diffusion, Flow
 from simpo.presets.base import ON_POLICY, Preset, Row
+from simpo.run import Run
 from simpo.temperature import EntropyTarget, Solved
-from simpo.trainer import Run
 from simpo.weighting import Exponential, Linear
 
 __all__ = ["LAPTOP"]

@@ -25,8 +25,8 @@ from simpo.agents import (
 )
 from simpo.generative import Diffusion
 from simpo.presets.base import ON_POLICY, Preset, Row
+from simpo.run import Run
 from simpo.temperature import DualAscent, EntropyTarget
-from simpo.trainer import Run
 from simpo.weighting import Exponential, Linear
 
 __all__ = ["PAPER"]

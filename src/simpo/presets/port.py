@@ -6,8 +6,8 @@ from simpo.agents import SiMPO
 from simpo.generative import DDPM, Diffusion
 from simpo.matching import ClippedError
 from simpo.presets.base import Preset, Row
+from simpo.run import Run
 from simpo.temperature import DualAscent, EntropyTarget
-from simpo.trainer import Run
 from simpo.weighting import Exponential, Linear
 
 __all__ = ["PORT"]
