@@ -153,7 +153,7 @@ def test_unknown_tasks_name_near_matches(env_id, near):
         ("Hopper-v3", {}, "cannot build Hopper-v3: .*gymnasium-robotics"),
         ("Pusher-v4", {}, "cannot build Pusher-v4: .*mujoco<3"),
         ("CartPole-v1", {}, "CartPole-v1 has a Discrete action space; only a bounded"),
-        ("Blackjack-v1", {}, "Blackjack-v1 has a Tuple observation space; only Box"),
+        ("FrozenLake-v1", {}, "FrozenLake-v1 has a Discrete observation space; only"),
     ],
 )
 def test_tasks_that_cannot_be_used(env_id, kwargs, message):

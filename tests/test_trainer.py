@@ -172,7 +172,7 @@ def test_updates_keep_pace_with_steps(
     trainer = Trainer(run, tmp_path, CsvLogger(tmp_path))
     sampled = []
 
-    def update(state, batches):
+    def update(state, batches, moments):
         sampled.append((trainer.step, batches.reward.shape))
         return state, {}
 
@@ -409,7 +409,7 @@ def test_impossible_runs(tmp_path, changes, message):
 def test_the_fewest_steps_make_one_update(tmp_path, monkeypatch):
     run = tiny_run(steps=56)
     trainer = Trainer(run, tmp_path, CsvLogger(tmp_path))
-    monkeypatch.setattr(trainer, "apply_updates", lambda s, b: (s, {}))
+    monkeypatch.setattr(trainer, "apply_updates", lambda s, *_: (s, {}))
     monkeypatch.setattr(trainer, "evaluate", list)
     trainer.train()
     assert trainer.updates == 4
