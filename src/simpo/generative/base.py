@@ -20,7 +20,17 @@ from jax import Array
 from simpo.randomness import normal
 from simpo.types import SimpoError
 
-__all__ = ["GenerativeModel", "Network", "Steps", "check_clip", "run_steps"]
+__all__ = [
+    "GenerativeModel",
+    "Network",
+    "Steps",
+    "check_clip",
+    "check_steps",
+    "run_steps",
+]
+
+MOST_STEPS = 10_000
+"""Denoising steps that a model may have; a thousand are many."""
 
 
 class Network(Protocol):
@@ -57,6 +67,12 @@ class GenerativeModel(abc.ABC):
 
         Each sample gets its own time and noise: x [B, N, A], cond [B, O] -> [B, N, A].
         """
+
+
+def check_steps(steps: int) -> None:
+    """Raise SimpoError if a table of so many denoising steps is empty or enormous."""
+    if not 1 <= steps <= MOST_STEPS:
+        raise SimpoError(f"denoising_steps must be between 1 and {MOST_STEPS:,}")
 
 
 def check_clip(clip: float | None) -> None:

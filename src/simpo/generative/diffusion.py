@@ -27,6 +27,7 @@ from simpo.generative.base import (
     Network,
     Steps,
     check_clip,
+    check_steps,
     run_steps,
 )
 from simpo.generative.schedule import Cosine, Schedule
@@ -209,10 +210,9 @@ class Diffusion(GenerativeModel):
         """Reject impossible settings.
 
         Raises:
-            SimpoError: No steps, impossible times, or a bound that is not positive.
+            SimpoError: A number of steps, times or a bound out of range.
         """
-        if self.denoising_steps < 1:
-            raise SimpoError("denoising_steps must be at least 1")
+        check_steps(self.denoising_steps)
         if not 0.0 <= self.t_min < self.t_max <= 1.0:
             raise SimpoError("times must satisfy 0 <= t_min < t_max <= 1")
         no_signal = not self.schedule.alpha(np.float64(self.t_max)) > 0.0

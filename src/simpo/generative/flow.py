@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from simpo.blocks import map_blocks
-from simpo.generative.base import GenerativeModel, Network, check_clip
+from simpo.generative.base import GenerativeModel, Network, check_clip, check_steps
 from simpo.randomness import normal, uniform
-from simpo.types import SimpoError
 
 __all__ = ["SOLVERS", "Euler", "Flow", "Heun", "Solver"]
 
@@ -79,10 +78,9 @@ class Flow(GenerativeModel):
         """Reject impossible settings.
 
         Raises:
-            SimpoError: No steps, or a bound that is not positive.
+            SimpoError: A number of steps or a bound out of range.
         """
-        if self.denoising_steps < 1:
-            raise SimpoError("denoising_steps must be at least 1")
+        check_steps(self.denoising_steps)
         check_clip(self.clip)
 
     def sample(self, net: Network, key: Array, cond: Array, n: int) -> Array:
