@@ -7,6 +7,7 @@ from any language that reads safetensors.
 
 import json
 import os
+import reprlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ __all__ = [
     "SavedPolicy",
     "flatten",
     "load",
+    "plain",
     "read_json",
     "save_policy",
     "unflatten",
@@ -37,6 +39,14 @@ __all__ = [
 
 CONFIG, MODEL = "config.json", "model.safetensors"
 FORMAT = 1
+LARGEST_JSON = 2**24
+"""Bytes of a JSON file; ours have thousands."""
+
+
+def plain(error: object) -> str:
+    """A message in one short line of printable text, whatever a file put into it."""
+    text = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(error))
+    return text.partition("\n")[0][:300]
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -57,11 +67,13 @@ def read_json(path: Path) -> Any:
         SimpoError: The file is missing or damaged.
     """
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise SimpoError(f"{path} is damaged: it is too large")
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SimpoError(f"no file {path}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise SimpoError(f"{path} is damaged: {error}") from error
+        raise SimpoError(f"{path} is damaged: {plain(error)}") from error
     if not isinstance(data, dict):
         raise SimpoError(f"{path} is damaged: not a JSON object")
     return data
@@ -80,7 +92,7 @@ def unflatten(template: PyTree, arrays: dict[str, np.ndarray], where: Path) -> P
     names = [jax.tree_util.keystr(p, simple=True, separator=".") for p, _ in paths]
     if set(names) != set(arrays):
         odd = sorted(set(names) ^ set(arrays))[0]
-        raise SimpoError(f"{where} does not fit its {CONFIG}: tensor '{odd}'")
+        raise SimpoError(f"{where} does not fit its {CONFIG}: tensor '{plain(odd)}'")
     for name, (_, leaf) in zip(names, paths, strict=True):
         found, expected = ((*x.shape, str(x.dtype)) for x in (arrays[name], leaf))
         if found != expected:
@@ -250,13 +262,16 @@ def read_config(path: Path) -> dict[str, Any]:
             "env": str(env),
             "step": int(step),
             "action_box": {"low": [*low], "high": [*high]},
-        } if len(low) == len(high) == action_dim and min(obs_dim, action_dim) > 0:
+        } if (
+            len(low) == len(high) == action_dim
+            and min(obs_dim, action_dim) > 0
+            and env.isprintable()
+        ):
             spec = EnvSpec(obs_dim, action_dim)
         case _:
-            found = ", ".join(map(repr, config))
             raise SimpoError(
                 f"{path} is damaged: it needs agent, spec, env, step and action_box, "
-                f"not {found}"
+                f"not {reprlib.repr(list(config))}"
             )
     try:
         return {
@@ -271,7 +286,7 @@ def read_config(path: Path) -> dict[str, Any]:
             ),
         }
     except (SimpoError, TypeError, ValueError) as error:
-        raise SimpoError(f"{path} is damaged: {error}") from error
+        raise SimpoError(f"{path} is damaged: {plain(error)}") from error
 
 
 def fresh_policy(agent: Agent, spec: EnvSpec, key: jax.Array) -> Policy:
@@ -282,13 +297,23 @@ def fresh_policy(agent: Agent, spec: EnvSpec, key: jax.Array) -> Policy:
 
 
 def make_template(agent: Agent, spec: EnvSpec, path: Path) -> PyTree:
-    """Shapes and types of a policy's parameters."""
+    """Shapes and types of a policy's parameters; nothing of their size is allocated."""
     try:
         with np.errstate(invalid="raise"):
             return jax.eval_shape(partial(fresh_policy, agent, spec), jax.random.key(0))
-    except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SimpoError(f"{path} is damaged: no such networks: {reason}") from error
+    except Exception as error:  # whatever networks of impossible sizes raise
+        raise SimpoError(
+            f"{path} is damaged: no such networks: {plain(error)}"
+        ) from error
+
+
+def require_layers(agent: Agent, tensors: int, path: Path) -> None:
+    """Refuse more layers than there are tensors: the template has an entry for each."""
+    deepest = max(getattr(agent, "depth", 0), getattr(agent, "critic_depth", 0))
+    if deepest > tensors:
+        raise SimpoError(
+            f"{path} does not fit its {MODEL}: {deepest} layers, {tensors} tensors"
+        )
 
 
 def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
@@ -314,7 +339,9 @@ def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
     try:
         arrays = load_file(folder / MODEL)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise SimpoError(f"{folder / MODEL} is damaged: {error}") from error
-    template = make_template(fields["agent"], fields["spec"], folder / CONFIG)
+        raise SimpoError(f"{folder / MODEL} is damaged: {plain(error)}") from error
+    agent, spec = fields["agent"], fields["spec"]
+    require_layers(agent, len(arrays), folder / CONFIG)
+    template = make_template(agent, spec, folder / CONFIG)
     policy = unflatten(template, arrays, folder / MODEL)
     return SavedPolicy(policy=policy, key=jax.random.key(seed), **fields)

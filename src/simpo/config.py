@@ -117,7 +117,7 @@ def member(data: Any, union: type) -> type:
     name = data["type"]
     if name.lower() not in by_name:
         names = [cls.__name__ for cls in UNIONS[union]]
-        raise SimpoError(f"unknown {union.__name__} {name!r}{near(name, names)}")
+        raise SimpoError(f"unknown {union.__name__} {show(name)}{near(name, names)}")
     return by_name[name.lower()]
 
 
@@ -130,7 +130,8 @@ def build(cls: type, data: dict[str, Any]) -> Any:
     given = {str(k).replace("-", "_"): v for k, v in data.items() if k != "type"}
     for name in given:
         if name not in names:
-            raise SimpoError(f"{cls.__name__} has no field {name!r}{near(name, names)}")
+            hint = near(name, names)
+            raise SimpoError(f"{cls.__name__} has no field {show(name)}{hint}")
     values = {}
     for name, value in given.items():
         try:
@@ -168,7 +169,8 @@ def scalar(data: Any, expected: Any) -> Any:
     if typing.get_origin(expected) is typing.Literal:
         choices = typing.get_args(expected)
         if data not in choices:
-            raise SimpoError(f"{data!r} is not one of {', '.join(map(str, choices))}")
+            listed = ", ".join(map(str, choices))
+            raise SimpoError(f"{show(data)} is not one of {listed}")
         return data
     if typing.get_origin(expected) is Callable or expected is Callable:
         if not isinstance(data, str):
@@ -218,8 +220,9 @@ def parse(text: str, union: type) -> Any:
         data = literal(tree)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         example = UNIONS[union][0].__name__
+        begin = text if len(text) <= 80 else f"{text[:80]}..."
         raise SimpoError(
-            f"cannot read {text!r} as a {union.__name__}; "
+            f"cannot read {begin!r} as a {union.__name__}; "
             f"write a name such as {example}, or Name(field=value)"
         ) from error
     return from_json({"type": data} if isinstance(data, str) else data, union)

@@ -172,15 +172,20 @@ def start_run(
         return carry_out(run, directory, None, bar, stop)
 
 
-def resume(directory: Path, *, bar: ProgressLogger | None = None) -> Finished:
+def resume(
+    directory: Path, *, trust: bool = False, bar: ProgressLogger | None = None
+) -> Finished:
     """Go on with a run from its newest undamaged checkpoint, or from the beginning.
 
     Args:
         directory: The run directory.
+        trust: Read checkpoints that someone else wrote. They hold a pickle: reading
+            it can run code.
         bar: Where progress is shown; a bar of its own by default.
 
     Raises:
-        SimpoError: Not a run directory, a run that is done, or a failed run.
+        SimpoError: Not a run directory, a run that is done, or a failed run; a
+            checkpoint that someone else wrote.
     """
     config, status = directory / "config.json", directory / "status.json"
     if not config.is_file():
@@ -190,19 +195,21 @@ def resume(directory: Path, *, bar: ProgressLogger | None = None) -> Finished:
     run = from_json(read_json(config), Run)
     run.check()
     with alone(directory), stopped_by_signals() as stop:
-        return carry_out(run, directory, rewound(directory), bar, stop)
+        return carry_out(run, directory, rewound(directory, trust), bar, stop)
 
 
-def rewound(directory: Path) -> Path | None:
+def rewound(directory: Path, trust: bool) -> Path | None:
     """The checkpoint to go on from, if any, with the logs taken back to it."""
-    checkpoint = snapshots.newest(directory)
+    checkpoint = snapshots.newest(directory, trust=trust)
     if not checkpoint and any((directory / snapshots.FOLDER).glob("[0-9]*")):
         raise SimpoError(
             f"all checkpoints in {directory / snapshots.FOLDER} are damaged; remove "
             "that folder to begin anew"
         )
     if checkpoint:
-        rewind(directory, snapshots.read(checkpoint).numbers["logs"])
+        with snapshots.fitting(checkpoint):
+            logs = snapshots.read(checkpoint).numbers["logs"]
+        rewind(directory, logs)
     else:
         rewind(directory, dict.fromkeys(CsvLogger.FILES, ([], 0)))
     return checkpoint
@@ -271,7 +278,8 @@ def carry_out(
     try:
         trainer = Trainer(run, directory, logger, bar.phase, tables.positions, stop)
         if checkpoint:
-            trainer.restore(checkpoint)
+            with snapshots.fitting(checkpoint):
+                trainer.restore(checkpoint)
         write_json(status, {"state": "running", "step": trainer.step})
         rows = trainer.train()
         write_candidates(directory / "candidates.csv", trainer)

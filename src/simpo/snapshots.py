@@ -1,37 +1,45 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
 checkpoints/<step>/
-  manifest.json        size and SHA-256 of every other file; written last
+  manifest.json        size and SHA-256 of every other file, and the user's mark of
+                       that list; written last
   numbers.json         counters, generators, positions of the logs
   arrays.safetensors   the agent's state, metrics not logged yet, a rollout under way
-  environments.pickle  the simulators (read only where the manifest agrees)
+  environments.pickle  the simulators
   replay/<i>.npy       blocks of the replay buffer; unchanged ones are hard links
 
 A folder is written aside, synced to disk and renamed, so it is there whole or not at
 all. The last two are kept: if one is damaged, the one before it is used.
+
+Reading a pickle can run code, so only a checkpoint that agrees with its manifest and
+that this user wrote, by the manifest's mark (`simpo.marks`), is read without asking.
 """
 
+import contextlib
 import hashlib
+import json
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from simpo.checkpoint import flatten, read_json, unflatten, write_json
+from simpo import marks
+from simpo.checkpoint import flatten, plain, read_json, unflatten, write_json
 from simpo.types import PyTree, SimpoError, SimpoWarning
 
 __all__ = [
     "FOLDER",
     "Snapshot",
     "filled",
+    "fitting",
     "named",
     "newest",
     "part",
@@ -133,9 +141,27 @@ def write_manifest(folder: Path, known: Mapping[str, dict[str, Any]]) -> None:
             name = path.relative_to(folder).as_posix()
             entries[name] = known.get(name) or describe(path)
             sync(path)
-    write_json(folder / MANIFEST, {"files": entries})
+    write_json(folder / MANIFEST, {"files": entries, "mark": mark(entries)})
     sync(folder / REPLAY)
     sync(folder)
+
+
+def message(entries: Mapping[str, Any]) -> bytes:
+    """What a mark is of: the files, whatever the order and the layout in the JSON."""
+    return json.dumps(["simpo checkpoint", entries], sort_keys=True).encode()
+
+
+def mark(entries: Mapping[str, Any]) -> str | None:
+    """The user's mark; None, with a warning, where the user's key is out of reach."""
+    try:
+        return marks.make(message(entries))
+    except OSError as error:
+        text = (
+            f"no key at {error.filename or 'home'}: {error.strerror}; set SIMPO_HOME "
+            "to a folder that lasts, or simpo resume will ask for --trust-checkpoint"
+        )
+        warnings.warn(text, SimpoWarning, stacklevel=2)
+        return None
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -156,43 +182,83 @@ def sync(path: Path) -> None:
 
 def complete(directory: Path) -> list[Path]:
     """Checkpoints of a run that were written to the end, oldest first."""
-    return sorted(path for path in (directory / FOLDER).glob("[0-9]*") if path.is_dir())
+    found = (directory / FOLDER).glob("[0-9]*")
+    return sorted(path for path in found if path.name.isdecimal() and path.is_dir())
 
 
-def newest(directory: Path) -> Path | None:
-    """The newest undamaged checkpoint of a run; damaged ones are named in a warning."""
+def newest(directory: Path, *, trust: bool = False) -> Path | None:
+    """The newest undamaged checkpoint of a run; damaged ones are named in a warning.
+
+    Args:
+        directory: The run directory.
+        trust: Whether a checkpoint that someone else wrote will do.
+
+    Raises:
+        SimpoError: It will not, and someone else wrote it.
+    """
     for folder in reversed(complete(directory)):
         try:
-            verify(folder)
+            entries = verify(folder)
         except SimpoError as error:
             text = f"{error}; looking at the checkpoint before"
             warnings.warn(text, SimpoWarning, stacklevel=2)
         else:
+            if not trust:
+                require_ours(folder, entries)
             return folder
     return None
 
 
-def verify(folder: Path) -> None:
+def require_ours(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that has no mark of this user."""
+    given = read_json(folder / MANIFEST).get("mark")
+    if not marks.is_ours(message(entries), given):
+        run = folder.parent.parent
+        raise SimpoError(
+            f"checkpoint {folder.name} has no mark of this user, and reading it can "
+            f"run code; if you trust it: simpo resume {run} --trust-checkpoint"
+        )
+
+
+def verify(folder: Path) -> dict[str, Any]:
     """Compare every file with the manifest, and refuse files that it does not list.
 
+    Returns:
+        The manifest's entries.
+
     Raises:
-        SimpoError: The first difference.
+        SimpoError: The first difference, or a link, which may lead anywhere.
     """
-    files = read_json(folder / MANIFEST).get("files")
-    if not isinstance(files, dict):
+    entries = read_json(folder / MANIFEST).get("files")
+    if not isinstance(entries, dict):
         raise SimpoError(f"{folder / MANIFEST} is damaged: it lists no files")
-    for name, entry in files.items():
-        path = folder / name
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise SimpoError(f"{folder / MANIFEST} is damaged: {name} is outside of it")
-        if not path.is_file():
+    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    for name, path in here.items():
+        if path.is_symlink():
+            raise SimpoError(f"{folder / plain(name)} is a link")
+        if name not in entries and name != MANIFEST and not path.is_dir():
+            raise SimpoError(f"{folder / plain(name)} is not listed in {MANIFEST}")
+    for name, entry in entries.items():
+        path = folder / plain(name)
+        if name not in here:
             raise SimpoError(f"{path} is missing")
-        if describe(path) != entry:
+        if not here[name].is_file() or describe(here[name]) != entry:
             raise SimpoError(f"{path} is damaged: size or SHA-256 differ")
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in files and name != MANIFEST:
-            raise SimpoError(f"{path} is not listed in {MANIFEST}")
+    return entries
+
+
+@contextlib.contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Turn whatever reading a checkpoint of something else raises into one line."""
+    try:
+        yield
+    except SimpoError:
+        raise
+    except Exception as error:
+        reason = plain(f"{type(error).__name__}: {error}")
+        raise SimpoError(
+            f"{folder} does not fit this run, or these versions: {reason}"
+        ) from error
 
 
 def read(folder: Path) -> Snapshot:
@@ -202,18 +268,28 @@ def read(folder: Path) -> Snapshot:
         SimpoError: It is of another format.
     """
     numbers = read_json(folder / NUMBERS)
-    try:
+    if not are_positions(numbers.get("logs", {})):
+        raise SimpoError(f"{folder / NUMBERS} is damaged: no positions of tables")
+    with fitting(folder):
         arrays = load_file(folder / ARRAYS)
         replay = {
             int(path.stem): np.load(path, allow_pickle=False)
             for path in sorted((folder / REPLAY).glob("*.npy"))
         }
-    except (SafetensorError, OSError, ValueError) as error:
-        raise SimpoError(f"{folder} is damaged: {error}") from error
     path = folder / ENVIRONMENTS
     environments = path.read_bytes() if path.is_file() else None
     step, count = int(folder.name), len(replay)
     return Snapshot(step, numbers, arrays, environments, replay, count)
+
+
+def are_positions(logs: Any) -> bool:
+    """Whether these are columns and rows of tables: what follows them is cut off."""
+    return isinstance(logs, dict) and all(
+        re.fullmatch(r"\w+\.csv", name)
+        and isinstance(position, list)
+        and [type(part) for part in position] == [list, int]
+        for name, position in logs.items()
+    )
 
 
 def named(prefix: str, tree: PyTree) -> dict[str, np.ndarray]:

@@ -20,6 +20,9 @@ class ResumeArguments:
 
     run: Annotated[Path, tyro.conf.Positional] = Path()
     """Run directory."""
+    trust_checkpoint: bool = False
+    """Go on from a checkpoint that someone else wrote, or that another machine did. It
+    holds a pickle: reading it can run code."""
 
 
 def main(argv: list[str]) -> int:
@@ -33,5 +36,5 @@ def main(argv: list[str]) -> int:
         description="Go on with a run from its last checkpoint.",
     )
     keep_compiled()
-    print(resume(arguments.run).summary())
+    print(resume(arguments.run, trust=arguments.trust_checkpoint).summary())
     return 0
