@@ -71,6 +71,16 @@ def require_fit(saved: SavedPolicy, env: str) -> None:
         )
 
 
+def require_no_module(run: Path, env: str) -> None:
+    """Refuse to import what a policy folder, which may come from anyone, names."""
+    module = env.rpartition(":")[0]
+    if module and not (run / "policy").is_dir() and module != "simpo.envs":
+        raise SimpoError(
+            f"the policy names a task of the module {module!r}, which would be "
+            f"imported; if you trust it: simpo eval {run} --env {env}"
+        )
+
+
 def write(path: Path, rows: list[EpisodeRow], env: str) -> None:
     """Write a row per episode."""
     try:
@@ -98,6 +108,8 @@ def main(argv: list[str]) -> int:
     if not 0 <= arguments.seed < 2**32:
         raise SimpoError("--seed must be between 0 and 2**32 - 1")
     saved = load(arguments.run)
+    if not arguments.env:
+        require_no_module(arguments.run, saved.env)
     env = arguments.env or saved.env
     require_fit(saved, env)
     rows: list[EpisodeRow] = []
