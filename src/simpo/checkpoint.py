@@ -285,7 +285,7 @@ def read_config(path: Path) -> dict[str, Any]:
                 (str(n), tuple(map(int, s))) for n, s in config.get("parts", [])
             ),
         }
-    except (SimpoError, TypeError, ValueError) as error:
+    except (SimpoError, TypeError, ValueError, OverflowError) as error:
         raise SimpoError(f"{path} is damaged: {plain(error)}") from error
 
 

@@ -24,6 +24,8 @@ COMMANDS = {
     "reproduce": "make a figure of the paper: bandit, landscape-map, geometry",
     "bench": "train all agents under one protocol and rank them",
     "plot": "draw learning curves, weights and diagnostics of run directories",
+    "push": "send a policy with a model card to the Hugging Face Hub",
+    "pull": "fetch a policy from the Hugging Face Hub",
     "list": "list envs, agents, weightings or presets",
     "doctor": "check the installation: versions, devices, rendering",
 }
