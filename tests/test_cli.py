@@ -163,7 +163,10 @@ def refused(capfd, tmp_path):
         (["train", "--candidates", "1"], "is out of reach of 1 candidates"),
         (["train", "--candidates", "0"], "candidates must be at least 1"),
         (["train", "--bound", "ClippedError(limit=0)"], "must be positive, got 0"),
-        (["train", "--model", "Flow(denoising_steps=0)"], "must be at least 1"),
+        (
+            ["train", "--model", "Flow(denoising_steps=0)"],
+            "must be between 1 and 10,000",
+        ),
         (["train", "--model", "Flow(solver=huen)"], "did you mean 'Heun'?"),
         (["train", "--steps", "10"], "10 steps are fewer than the"),
         (["train", "--steps", "ten"], "Error parsing --steps: invalid literal"),
