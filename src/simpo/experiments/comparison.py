@@ -25,17 +25,22 @@ from simpo.checkpoint import write_json
 from simpo.experiments.report import Report, Study
 from simpo.experiments.summary import table
 from simpo.experiments.workers import Job, cores, train_all
+from simpo.plotting import aggregates
 from simpo.plotting import comparison as plots
 from simpo.plotting.curves import align, seed_curve
 from simpo.plotting.rundata import RunData, read_run
+from simpo.plotting.scores import Pooled, Setting, score
+from simpo.plotting.settings import headline
 from simpo.presets import agent_names, find
 from simpo.run import Run
 from simpo.runs import runs_like
-from simpo.statistics import bootstrap, iqm, probability_of_improvement
+from simpo.statistics import Scale, bootstrap, iqm, probability_of_improvement
 from simpo.types import SimpoError
 
 __all__ = ["Comparison"]
 
+DRAWS = 10_000
+"""Bootstrap resamples of the picture of all aggregates."""
 RANDOM_EPISODES = 100
 """Episodes of the random policy that scores are measured from."""
 
@@ -152,13 +157,21 @@ class Comparison(Study):
             ]
             for agent, task in product(whole, self.tasks)
         }
-        scores = {
-            agent: np.array([list(map(score, runs[agent, t])) for t in self.tasks])
+        samplers = {agent: headline(runs[agent, self.tasks[0]][0]) for agent in whole}
+        settings = {
+            agent: Setting(
+                agent,
+                {task: runs[agent, task] for task in self.tasks},
+                dict.fromkeys(self.tasks, samplers[agent]),
+            )
             for agent in whole
+        }
+        scores = {
+            agent: np.array([setting.returns(task) for task in self.tasks])
+            for agent, setting in settings.items()
         }
         floor = self.random_scores(report)
         ranking = rank(scores, floor)
-        samplers = {agent: headline(runs[agent, self.tasks[0]][0]) for agent in whole}
         report.add("ranking", [row._asdict() for row in ranking])
         report.say(self.describe(scores, ranking, samplers, floor))
         curves = {
@@ -167,6 +180,37 @@ class Comparison(Study):
         }
         bars = [plots.Bar(row.agent, row.iqm, row.low, row.high) for row in ranking]
         plots.comparison(bars, curves, report.folder / "agents")
+        scale = Scale.between(floor, scores)
+        if scale.flat.any():
+            flat = ", ".join(np.array(self.tasks)[scale.flat])
+            report.say(f"no agent is better than random actions on {flat}")
+        else:
+            self.draw(report, settings, scores, scale)
+
+    def draw(
+        self,
+        report: Report,
+        settings: Mapping[str, Setting],
+        returns: Mapping[str, np.ndarray],
+        scale: Scale,
+    ) -> None:
+        """Aggregates, profiles and sample efficiency, as `simpo plot` draws them."""
+        pooled = Pooled(
+            self.tasks,
+            {agent: scale.normalise(x) for agent, x in returns.items()},
+            {agent: self.efficiency(s, scale) for agent, s in settings.items()},
+            scale,
+            {agent: setting.sampler for agent, setting in settings.items()},
+            about="0 random policy, 1 best agent's mean",
+        )
+        aggregates.draw_all(pooled, report.folder, DRAWS)
+
+    def efficiency(
+        self, setting: Setting, scale: Scale
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Steps [P] and normalised evaluations [M, S, P]."""
+        steps, returns = setting.curves(self.tasks)
+        return steps, scale.normalise(returns)
 
     def has_all(self, agent: str, directories: Mapping[Cell, Path]) -> bool:
         """Whether an agent has every task and seed."""
@@ -221,21 +265,10 @@ class Rank(NamedTuple):
 def add_score(report: Report, cell: Cell, directory: Path) -> Path:
     """Write a cell's score down; its directory, as it came."""
     run = read_run(directory)
-    row = {"sampler": headline(run), "score": score(run)}
+    sampler = headline(run)
+    row = {"sampler": sampler, "score": score(run, sampler)}
     report.add("scores", [{**cell._asdict(), **row}])
     return directory
-
-
-def headline(run: RunData) -> str:
-    """The sampler that a run's scores are told for: the first of its evaluations."""
-    return str(run.evaluations["sampler"][0])
-
-
-def score(run: RunData) -> float:
-    """Mean return of the last evaluation under the headline sampler."""
-    rows = run.evaluations
-    chosen = (rows["step"] == rows["step"].max()) & (rows["sampler"] == headline(run))
-    return float(rows["return"][chosen].mean())
 
 
 def curve(runs: Sequence[RunData], sampler: str) -> plots.Curve:
@@ -250,9 +283,8 @@ def spread(scores: np.ndarray) -> float:
 
 def rank(raw: Mapping[str, np.ndarray], floor: np.ndarray) -> list[Rank]:
     """Agents [M, S] each by the IQM of normalised scores, best first."""
-    top = np.max([x.mean(axis=1) for x in raw.values()], axis=0)
-    width = np.where(top > floor, top - floor, 1.0)[:, None]
-    scores = {a: (x - floor[:, None]) / width for a, x in raw.items()}
+    scale = Scale.between(floor, raw)
+    scores = {agent: scale.normalise(x) for agent, x in raw.items()}
     order = sorted(scores, key=lambda a: -float(iqm(scores[a])))
     ranks = []
     for agent, following in zip(order, [*order[1:], order[-1]], strict=True):

@@ -4,6 +4,9 @@
 `weights_against_q`  signed weight against normalised advantage (q - mean q) / std q
 `diagnostics`        what Stage I and Stage II did, over the run
 `overview`           the first two side by side
+`draw_estimates`     of several settings: IQM, median, mean, optimality gap
+`draw_profiles`      of several settings: share of runs above every score
+`draw_efficiency`    of several settings: IQM against environment steps
 
 `plot_run` writes all of them for one run directory. No JAX is loaded.
 """
@@ -12,16 +15,24 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from simpo.plotting.aggregates import draw_efficiency, draw_estimates, draw_profiles
 from simpo.plotting.curves import Interval, draw_run, learning_curve, mean_interval
+from simpo.plotting.folders import find_runs
 from simpo.plotting.panels import diagnostics
 from simpo.plotting.rundata import RunData, read_run
+from simpo.plotting.scores import compare_runs
 from simpo.plotting.style import draw
 from simpo.plotting.weights import draw_weights, weights_against_q
 
 __all__ = [
     "Interval",
     "RunData",
+    "compare_runs",
     "diagnostics",
+    "draw_efficiency",
+    "draw_estimates",
+    "draw_profiles",
+    "find_runs",
     "learning_curve",
     "mean_interval",
     "overview",

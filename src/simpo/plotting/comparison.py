@@ -1,7 +1,6 @@
 """The picture of a benchmark: agents by their score, and learning curves per task."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simpo.plotting.curves import finish_curve, mean_interval
-from simpo.plotting.style import BLACK, DASHED, PALETTE, draw, grid
+from simpo.plotting.style import BLACK, DASHED, Look, draw, grid, looks_of
 
 __all__ = ["Bar", "Curve", "comparison"]
-
-LINES = ("solid", DASHED, "dotted")
-"""Colours repeat with another line, so that twenty agents can be told apart."""
 
 
 class Bar(NamedTuple):
@@ -52,24 +48,23 @@ def comparison(
     Returns:
         The files written.
     """
-    looks = islice(cycle(product(LINES, PALETTE)), len(ranking))
-    styles = {bar.agent: look for bar, look in zip(ranking, looks, strict=True)}
+    looks = looks_of([bar.agent for bar in ranking])
 
     def fill(figure: Figure) -> None:
         first, *panels = grid(figure, 1 + len(curves), 3)
-        draw_ranking(first, ranking, styles)
+        draw_ranking(first, ranking, looks)
         for axes, (task, by_agent) in zip(panels, curves.items(), strict=True):
-            draw_task(axes, task, by_agent, styles)
+            draw_task(axes, task, by_agent, looks)
 
     columns = min(3, 1 + len(curves))
     rows = -(-(1 + len(curves)) // 3)
     return draw(out, (5.4 * columns, max(4.4, 0.38 * len(ranking)) * rows), fill)
 
 
-def draw_ranking(axes: Axes, ranking: Sequence[Bar], styles: Mapping) -> None:
+def draw_ranking(axes: Axes, ranking: Sequence[Bar], looks: Mapping[str, Look]) -> None:
     """A dot and an interval per agent, best on top."""
     for place, bar in enumerate(reversed(ranking)):
-        _, color = styles[bar.agent]
+        color = looks[bar.agent].color
         axes.plot([bar.low, bar.high], [place, place], color=color, linewidth=3)
         axes.plot(bar.value, place, "o", color=color, markersize=7)
     axes.set_yticks(range(len(ranking)), [bar.agent for bar in reversed(ranking)])
@@ -80,11 +75,11 @@ def draw_ranking(axes: Axes, ranking: Sequence[Bar], styles: Mapping) -> None:
 
 
 def draw_task(
-    axes: Axes, task: str, by_agent: Mapping[str, Curve], styles: Mapping
+    axes: Axes, task: str, by_agent: Mapping[str, Curve], looks: Mapping[str, Look]
 ) -> None:
     """Mean over seeds and its interval for every agent."""
     for agent, curve in by_agent.items():
-        line, color = styles[agent]
+        color, line = looks[agent]
         mean, low, high = mean_interval(curve.returns)
         axes.plot(curve.steps, mean, color=color, linestyle=line, label=agent)
         axes.fill_between(curve.steps, low, high, color=color, alpha=0.12, linewidth=0)

@@ -7,7 +7,7 @@ has none.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +15,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from simpo.plotting.rundata import RunData
-from simpo.plotting.style import GREY, MINUS, PALETTE, draw, grid, label_steps
+from simpo.plotting.settings import (
+    Group,
+    group_runs,
+    headline,
+    samplers,
+    seed_count,
+    spoken,
+)
+from simpo.plotting.style import (
+    GREY,
+    MINUS,
+    PALETTE,
+    Below,
+    Look,
+    draw,
+    grid,
+    label_steps,
+    looks_of,
+)
 from simpo.types import SimpoError
 
 __all__ = [
@@ -31,8 +49,8 @@ __all__ = [
 SIZE = (7.0, 4.4)
 COLUMNS = 3
 TICKS = 7
-TOLD = 3
-"""Settings named in a legend; groups that differ in more go by a directory."""
+CROWD = 6
+"""Settings that a panel's own legend and thin single seeds have room for."""
 
 
 class Interval(NamedTuple):
@@ -55,25 +73,6 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def samplers(run: RunData) -> dict[str, np.ndarray]:
-    """Rows of evaluations.csv by sampler, and by denoising steps if these differ."""
-    table = run.evaluations
-    if not table:
-        return {}
-    names = table["sampler"]
-    steps = table.get("denoising_steps", np.zeros(len(names)))
-    if len(np.unique(steps)) > 1:
-        names = np.array(
-            [f"{n}, {s:g} steps" for n, s in zip(names, steps, strict=True)]
-        )
-    return {str(name): names == name for name in dict.fromkeys(names)}
-
-
-def spoken(sampler: str) -> str:
-    """A sampler's name in a legend."""
-    return sampler.replace("single", "single sample").replace("best-of-", "best of ")
-
-
 def evaluation_curve(run: RunData, rows: np.ndarray) -> tuple[np.ndarray, Interval]:
     """Steps [P], and mean return with its interval over episodes [P]."""
     step, score = run.evaluations["step"][rows], run.evaluations["return"][rows]
@@ -90,17 +89,26 @@ def draw_run(axes: Axes, run: RunData) -> None:
     for color, (name, rows) in zip(PALETTE, samplers(run).items(), strict=False):
         steps, curve = evaluation_curve(run, rows)
         episodes = round(rows.sum() / len(steps))
-        draw_band(axes, steps, curve, color, f"{spoken(name)} ({episodes} episodes)")
+        look = Look(color, "solid")
+        draw_band(axes, steps, curve, look, f"{spoken(name)} ({episodes} episodes)")
     axes.set_title(run.title)
     finish_curve(axes, "Return (band: 95 % t-interval over episodes)")
 
 
 def draw_band(
-    axes: Axes, steps: np.ndarray, curve: Interval, color: str, label: str
+    axes: Axes,
+    steps: np.ndarray,
+    curve: Interval,
+    look: Look,
+    label: str,
+    alpha: float = 0.2,
 ) -> None:
     """A curve with its interval; markers, since evaluations are points in time."""
-    axes.plot(steps, curve.mean, color=color, marker="o", markersize=3.5, label=label)
-    axes.fill_between(steps, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
+    color, line = look
+    axes.plot(steps, curve.mean, color=color, linestyle=line, marker="o",
+              markersize=3.5, label=label)  # fmt: skip
+    ends = curve.low, curve.high
+    axes.fill_between(steps, *ends, color=color, alpha=alpha, linewidth=0)
 
 
 def finish_curve(axes: Axes, ylabel: str) -> None:
@@ -114,59 +122,53 @@ def finish_curve(axes: Axes, ylabel: str) -> None:
     axes.legend(loc="best")
 
 
-def group_runs(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
-    """Runs of one task that differ in nothing but the seed, by label.
-
-    Groups with the same agent and weighting are told apart by the settings in which
-    they differ.
-
-    Raises:
-        SimpoError: Two runs of a group have the same seed, so are no independent runs.
-    """
-    groups: list[list[RunData]] = []
-    for run in runs:
-        same = next((g for g in groups if g[0].setting == run.setting), None)
-        if same is None:
-            groups.append([run])
-            continue
-        twin = next((r for r in same if r.config["seed"] == run.config["seed"]), None)
-        if twin:
-            raise SimpoError(
-                f"{twin.directory} and {run.directory} are the same run (seed "
-                f"{run.config['seed']}); leave one out"
-            )
-        same.append(run)
-    return {distinct_label(group[0], groups): group for group in groups}
-
-
-def distinct_label(run: RunData, groups: Sequence[Sequence[RunData]]) -> str:
-    """The run's label, with what tells it from the other groups of that label."""
-    alike = [g[0].setting for g in groups if g[0].label == run.label]
-    names = dict.fromkeys(name for setting in alike for name in setting)
-    told = [n for n in names if len({setting.get(n) for setting in alike}) > 1]
-    if len(told) > TOLD:
-        return f"{run.label}, {run.directory}"
-    extra = (f", {n.split('.')[-1]}={run.setting.get(n)}" for n in told)
-    return run.label + "".join(extra)
-
-
 def draw_groups(
-    axes: Axes, groups: Mapping[str, Sequence[RunData]], colors: Mapping[str, str]
+    axes: Axes,
+    groups: Sequence[Group],
+    looks: Mapping[str, Look],
+    names: Mapping[str, str],
+    sampler: str | None = None,
 ) -> None:
     """Several settings of one task: mean and interval over seeds, thin single seeds."""
-    first = next(iter(groups.values()))[0]
-    sampler = next(iter(samplers(first)), "")
-    for label, runs in groups.items():
-        curves = [seed_curve(run, sampler) for run in runs]
-        if len(runs) > 1:
+    crowded = len(looks) > CROWD
+    for group in groups:
+        name, look = sampler or headline(group.runs[0]), looks[group.label]
+        curves = [seed_curve(run, name) for run in group.runs]
+        if len(curves) > 1 and not crowded:
             for steps, mean in curves:
-                axes.plot(steps, mean, color=colors[label], linewidth=0.7, alpha=0.5)
+                axes.plot(steps, mean, color=look.color, linewidth=0.7, alpha=0.5)
         steps, means = align(curves)
-        seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-        curve = mean_interval(means)
-        draw_band(axes, steps, curve, colors[label], f"{label} ({seeds})")
-    axes.set_title(f"{first.env}, {spoken(sampler)}")
-    finish_curve(axes, "Return (band: 95 % t-interval over seeds)")
+        alpha, label = 0.08 if crowded else 0.2, names[group.label]
+        draw_band(axes, steps, mean_interval(means), look, label, alpha)
+    shown = samplers_of(groups, sampler)
+    title = f", {spoken(shown[0])}" if len(shown) == 1 else ""
+    axes.set_title(groups[0].task + title)
+    finish_curve(axes, f"Return ({about_band([len(g.runs) for g in groups])})")
+
+
+def samplers_of(groups: Sequence[Group], sampler: str | None) -> list[str]:
+    """The samplers that groups are compared under."""
+    return list(dict.fromkeys(sampler or headline(g.runs[0]) for g in groups))
+
+
+def legend_names(groups: Sequence[Group], sampler: str | None) -> dict[str, str]:
+    """Settings with their numbers of seeds, and their samplers where these differ."""
+    alone, names = len(samplers_of(groups, sampler)) == 1, {}
+    for label in dict.fromkeys(group.label for group in groups):
+        own = [group for group in groups if group.label == label]
+        parts = [] if alone else samplers_of(own, sampler)
+        counts = sorted({len(group.runs) for group in own})
+        names[label] = f"{label} ({', '.join([*parts, seed_count(*counts)])})"
+    return names
+
+
+def about_band(seeds: Sequence[int]) -> str:
+    """What the bands of curves over so many seeds each are."""
+    if max(seeds) < 2:
+        return "1 seed: no interval"
+    if min(seeds) < 2:
+        return "band: 95 % t-interval; none for 1 seed"
+    return "band: 95 % t-interval over seeds"
 
 
 def align(
@@ -194,7 +196,9 @@ def seed_curve(run: RunData, sampler: str) -> tuple[np.ndarray, np.ndarray]:
     return steps, curve.mean
 
 
-def learning_curve(runs: Sequence[RunData], out: Path) -> list[Path]:
+def learning_curve(
+    runs: Sequence[RunData], out: Path, sampler: str | None = None
+) -> list[Path]:
     """Evaluation return against environment steps.
 
     One run shows every sampler, with intervals over episodes, and the training return.
@@ -204,26 +208,53 @@ def learning_curve(runs: Sequence[RunData], out: Path) -> list[Path]:
     Args:
         runs: The runs.
         out: File name without suffix.
+        sampler: What several runs are compared under; by default each setting's
+            headline sampler.
 
     Returns:
         The files written.
 
     Raises:
-        SimpoError: The same run twice, or runs without evaluations in common.
+        SimpoError: The same run twice, or a run without such evaluations.
     """
     if len(runs) == 1:
         return draw(out, SIZE, lambda f: draw_run(f.subplots(), runs[0]))
-    tasks = dict.fromkeys(run.env for run in runs)
-    panels = [group_runs([r for r in runs if r.env == task]) for task in tasks]
-    labels = dict.fromkeys(label for groups in panels for label in groups)
-    colors = {k: PALETTE[i % len(PALETTE)] for i, k in enumerate(labels)}
+    groups = group_runs(runs)
+    tasks = dict.fromkeys(group.task for group in groups)
+    panels = [[g for g in groups if g.task == task] for task in tasks]
+    looks = looks_of(list(dict.fromkeys(group.label for group in groups)))
     columns = 2 if len(panels) == 4 else min(len(panels), COLUMNS)
     lines = -(-len(panels) // columns)
+    width = max(SIZE[0], 5.2 * columns)
+    names = legend_names(groups, sampler)
+    below = Below.fit(list(names.values()), width) if len(looks) > CROWD else None
 
     def compare(figure: Figure) -> None:
-        for axes, groups in zip(
-            grid(figure, len(panels), columns), panels, strict=True
-        ):
-            draw_groups(axes, groups, colors)
+        for axes, shown in zip(grid(figure, len(panels), columns), panels, strict=True):
+            known = names if below else legend_names(shown, sampler)
+            draw_groups(axes, shown, looks, known, sampler)
+            if below:
+                fit_to_lines(axes)
+        if below:
+            below.draw(figure, shared_legend(figure))
 
-    return draw(out, (max(SIZE[0], 5.2 * columns), SIZE[1] * lines), compare)
+    height = SIZE[1] * lines + (below.height if below else 0)
+    return draw(out, (width, height), compare)
+
+
+def fit_to_lines(axes: Axes) -> None:
+    """Limits by the curves: bands of two seeds are ten times as wide."""
+    values = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines])
+    margin = 0.05 * np.ptp(values) or 1.0
+    axes.set_ylim(values.min() - margin, values.max() + margin)
+
+
+def shared_legend(figure: Figure) -> dict[str, Any]:
+    """Lines by name, taken from all panels."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+        if (own := axes.get_legend()) is not None:
+            own.remove()
+    return handles

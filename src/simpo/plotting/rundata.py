@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +19,9 @@ import numpy as np
 from simpo.types import SimpoError
 
 __all__ = ["RunData", "Table", "read_run"]
+
+UNDECISIVE = ("seed", "label", "checkpoint_every")
+"""Fields of config.json in which runs of one setting may differ."""
 
 Table: TypeAlias = dict[str, np.ndarray]
 """Columns by name, each [rows]; NaN where a cell is empty."""
@@ -53,8 +57,8 @@ class RunData:
 
     @property
     def label(self) -> str:
-        """The agent and its weighting."""
-        name = self.config["agent"]["type"]
+        """The agent, by the name it has in a preset if any, and its weighting."""
+        name = self.config.get("label") or self.config["agent"]["type"]
         return f"{name}, {self.weighting}" if self.weighting else name
 
     @property
@@ -62,12 +66,11 @@ class RunData:
         """Task, label and seed."""
         return f"{self.env}: {self.label}, seed {self.config['seed']}"
 
-    @property
+    @cached_property
     def setting(self) -> dict[str, Any]:
-        """Everything in config.json but the seed, flat: `agent.candidates`, ..."""
+        """What decides the result but the seed, flat: `agent.candidates`, ..."""
         flat = dict(flatten(self.config))
-        flat.pop("seed", None)
-        return flat
+        return {name: x for name, x in flat.items() if name not in UNDECISIVE}
 
 
 def describe(part: Any) -> str:

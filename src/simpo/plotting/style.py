@@ -1,8 +1,9 @@
 """How every picture looks, and how it is saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -20,9 +21,12 @@ __all__ = [
     "PALETTE",
     "TIMES",
     "VERMILLION",
+    "Below",
+    "Look",
     "draw",
     "grid",
     "label_steps",
+    "looks_of",
     "signed",
 ]
 
@@ -48,8 +52,27 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "simpo",
 }
 
+SMALL = 9
+"""Points of a legend below the panels."""
+LETTER, KEY, ROW = 0.075, 0.7, 0.21
+"""Inches that a letter, the line before a name and a row of such a legend take."""
 DASHED = (0, (4, 3))
+LINES = ("solid", DASHED, "dotted", "dashdot")
+"""Colours repeat with another line, so that 28 settings can be told apart."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+
+
+class Look(NamedTuple):
+    """How a setting is drawn."""
+
+    color: str
+    line: Any
+
+
+def looks_of(names: Sequence[str]) -> dict[str, Look]:
+    """A colour and a line for each name; colours first."""
+    looks = (Look(color, line) for line, color in cycle(product(LINES, PALETTE)))
+    return dict(zip(names, looks, strict=False))
 
 
 def draw(
@@ -81,6 +104,35 @@ def label_steps(axes: Axes, ticks: int) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x)))
+
+
+class Below(NamedTuple):
+    """A legend under all panels, where it hides nothing.
+
+    Attributes:
+        columns: Its columns.
+        height: Inches that it takes.
+    """
+
+    columns: int
+    height: float
+
+    @classmethod
+    def fit(cls, names: Sequence[str], width: float) -> "Below":
+        """As many columns as fit into a width in inches."""
+        column = KEY + LETTER * max(map(len, names))
+        columns = max(1, min(len(names), int(width / column)))
+        return cls(columns, ROW * -(-len(names) // columns))
+
+    def draw(self, figure: Figure, handles: Mapping[str, Any]) -> None:
+        """The legend of lines by name."""
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=self.columns,
+            fontsize=SMALL,
+        )
 
 
 def signed(number: float) -> str:
