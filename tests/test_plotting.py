@@ -538,16 +538,6 @@ def test_a_run_without_candidates_shows_the_rest(tmp_path, run):
         weights_against_q(read_run(directory), tmp_path / "w")
 
 
-def test_the_command_compares_runs(run_directory, tmp_path, capsys):
-    other = make_run(tmp_path / "b", floor=0.0)
-    assert cli.main([str(run_directory), str(other), "--out", str(tmp_path / "o")]) == 0
-    assert capsys.readouterr().out.split() == [
-        str(tmp_path / "o" / "learning_curve.png"),
-        str(tmp_path / "o" / "learning_curve.svg"),
-    ]
-    assert (tmp_path / "o" / "learning_curve.svg").exists()
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -24,7 +24,7 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def find_runs(paths: Sequence[Path]) -> Found:
+def find_runs(paths: Sequence[str | Path]) -> Found:
     """Run directories, and the finished runs in folders of them.
 
     A run directory that is named is taken as it is. Of the runs in a folder, those that
@@ -35,9 +35,10 @@ def find_runs(paths: Sequence[Path]) -> Found:
         SimpoError: A path that is no run directory and has no finished run in it, or a
             damaged run.
     """
-    named = {path.resolve() for path in paths if is_run(path)}
+    places = [Path(path) for path in paths]
+    named = {path.resolve() for path in places if is_run(path)}
     runs, notes = [], []
-    for path in paths:
+    for path in places:
         inside = [path] if not path.is_dir() or is_run(path) else list(walk(path))
         if inside == [path]:
             runs.append(read_run(path))

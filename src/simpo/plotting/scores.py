@@ -27,6 +27,9 @@ __all__ = ["UNTRAINED", "Pooled", "Scored", "Setting", "compare_runs", "score"]
 UNTRAINED = "0 untrained policies, 1 best setting's mean"
 """What the scale of `compare_runs` is, for an axis."""
 
+ENOUGH = 5
+"""Seeds below which a table says that its intervals are too narrow."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -167,6 +170,11 @@ def pool(
     whole = [s for s in settings if not refused[s.label]]
     notes += gathered("not pooled", refused)
     notes += gathered("fewer seeds pooled", {s.label: cut(s) for s in whole})
+    if any(1 < s.seeds < ENOUGH for s in whole):
+        notes.append(
+            f"bootstrap intervals of fewer than {ENOUGH} seeds are much too narrow: see "
+            "docs/statistics.md"
+        )
     if not whole:
         return None
     returns = {
