@@ -30,11 +30,17 @@ from simpo.plotting import comparison as plots
 from simpo.plotting.curves import align, seed_curve
 from simpo.plotting.rundata import RunData, read_run
 from simpo.plotting.scores import Pooled, Setting, score
-from simpo.plotting.settings import headline
+from simpo.plotting.settings import headline, seed_count
 from simpo.presets import agent_names, find
 from simpo.run import Run
 from simpo.runs import runs_like
-from simpo.statistics import Scale, bootstrap, iqm, probability_of_improvement
+from simpo.statistics import (
+    Estimate,
+    Scale,
+    bootstrap,
+    iqm,
+    probability_of_improvement,
+)
 from simpo.types import SimpoError
 
 __all__ = ["Comparison"]
@@ -236,16 +242,17 @@ class Comparison(Study):
         """The table: returns per task, and the ranking over tasks."""
         rows = []
         for row in ranking:
-            per_task = [f"{x.mean():.1f} ± {spread(x):.1f}" for x in scores[row.agent]]
-            beats = f"{row.beats:.2f} [{row.beats_low:.2f}, {row.beats_high:.2f}]"
-            iqm_text = f"{row.iqm:.3f} [{row.low:.3f}, {row.high:.3f}]"
+            per_task = [f"{x.mean():.1f}{spread(x)}" for x in scores[row.agent]]
+            beats = str(Estimate(row.beats, row.beats_low, row.beats_high))
+            iqm_text = str(Estimate(row.iqm, row.low, row.high))
             last = "" if row is ranking[-1] else beats
             rows.append([row.agent, samplers[row.agent], *per_task, iqm_text, last])
         rows.append(["random", "uniform", *(f"{x:.1f}" for x in floor), "0", ""])
         header = ["agent", "sampler", *self.tasks, "IQM, normalised", "P(beats next)"]
         title = (
             f"{self.scale}: last evaluation, mean ± standard deviation over "
-            f"{self.seeds} seeds; 95 % stratified bootstrap intervals\n"
+            f"{seed_count(self.seeds)}; 95 % stratified bootstrap intervals, none for "
+            "1 seed\n"
         )
         return title + table(header, rows)
 
@@ -276,9 +283,9 @@ def curve(runs: Sequence[RunData], sampler: str) -> plots.Curve:
     return plots.Curve(*align([seed_curve(run, sampler) for run in runs]))
 
 
-def spread(scores: np.ndarray) -> float:
-    """Standard deviation over seeds; NaN for one."""
-    return float(scores.std(ddof=1)) if len(scores) > 1 else float("nan")
+def spread(scores: np.ndarray) -> str:
+    """` ± ` and the standard deviation over seeds; nothing for one."""
+    return f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
 
 
 def rank(raw: Mapping[str, np.ndarray], floor: np.ndarray) -> list[Rank]:

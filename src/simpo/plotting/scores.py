@@ -172,8 +172,8 @@ def pool(
     notes += gathered("fewer seeds pooled", {s.label: cut(s) for s in whole})
     if any(1 < s.seeds < ENOUGH for s in whole):
         notes.append(
-            f"bootstrap intervals of fewer than {ENOUGH} seeds are much too narrow: see "
-            "docs/statistics.md"
+            f"bootstrap intervals of fewer than {ENOUGH} seeds are much too narrow: "
+            "see docs/statistics.md"
         )
     if not whole:
         return None
