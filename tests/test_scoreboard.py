@@ -436,6 +436,8 @@ def test_many_settings_get_a_panel_each(pooled, monkeypatch):
         lambda: aggregates.draw_efficiency(many, found, Path("x")),
     )
     assert len(figure.axes) == 8 and not figure.legends
+    (limits,) = {ax.get_ylim() for ax in figure.axes}  # only the first column has ticks
+    assert limits[1] > max(line.band.high.max() for line in found.values())
     for ax, (label, line) in zip(figure.axes, found.items(), strict=True):
         assert ax.get_title("left") == f"{label}\nsingle, 3 seeds"
         assert len(ax.lines) == 8 + 1 and len(ax.collections) == 1

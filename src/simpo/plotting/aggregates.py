@@ -246,6 +246,9 @@ def draw_apart(figure: Figure, pooled: Pooled, lines: Mapping[str, Line]) -> lis
         title = "\n".join(textwrap.wrap(label, WRAP))
         axes.set_title(f"{title}\n{describe(pooled, label)}", fontsize=9)
         axes.tick_params(labelleft=place % COLUMNS == 0)
+    limits = np.array([axes.get_ylim() for axes in panels])
+    for axes in panels:
+        axes.set_ylim(limits.min(), limits.max())
     return panels
 
 
