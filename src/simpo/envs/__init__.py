@@ -36,6 +36,7 @@ __all__ = [
     "NonFiniteTransition",
     "Step",
     "make",
+    "spawn_seeds",
 ]
 
 
@@ -119,8 +120,7 @@ def make(
         raise SimpoError(
             f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}"
         )
-    # 31 bits: EnvPool takes signed integers
-    seeds = (np.random.SeedSequence(seed).generate_state(num_envs) >> 1).tolist()
+    seeds = spawn_seeds(seed, num_envs)
     build, kwargs = BACKENDS[backend], env_kwargs or {}
     with _known_warnings_muted():
         vector, reset_seed = build(env_id, seeds, autoreset, kwargs)
@@ -131,6 +131,12 @@ def make(
         except SimpoError:
             vector.close()
             raise
+
+
+def spawn_seeds(seed: int, num_envs: int) -> list[int]:
+    """The seeds of E environments; the first ones of more environments are the same."""
+    # 31 bits: EnvPool takes signed integers
+    return (np.random.SeedSequence(seed).generate_state(num_envs) >> 1).tolist()
 
 
 def _gymnasium(
