@@ -53,7 +53,8 @@ def test_packages_are_those_that_the_distribution_asks_for():
 def test_missing_extras_come_with_the_line_that_installs_them(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda package: None)
     extras = by_name(doctor.check_extras())
-    assert {"cuda12", "cuda13", "envpool", "hub", "judges", "torch"} == extras.keys()
+    names = {"cuda12", "cuda13", "envpool", "hub", "judges", "torch", "video"}
+    assert names == extras.keys()
     assert extras["envpool"] == Check(
         "envpool", "not installed", None, "pip install 'simpo[envpool]'"
     )
@@ -77,49 +78,60 @@ def test_a_simulator_that_fails_says_why(monkeypatch):
     assert check.ok is False and "NoSuchTask" in check.value and "pip" in check.hint
 
 
+def rendering(monkeypatch, *works, chosen=None, encoder="1"):
+    """What is said when these ways work."""
+    if chosen:
+        monkeypatch.setenv("MUJOCO_GL", chosen)
+    else:
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(doctor, "installed", lambda package: encoder)
+    monkeypatch.setattr(
+        doctor, "attempt", lambda way: "" if way in works else "no library"
+    )
+    return doctor.check_rendering()
+
+
 @pytest.mark.parametrize(
-    ("works", "names"),
+    ("works", "drawn"),
     [
-        ("egl", ["MUJOCO_GL", "rendering, egl"]),
-        ("osmesa", ["MUJOCO_GL", "rendering, egl", "rendering, osmesa"]),
-        ("", ["MUJOCO_GL", "rendering, egl", "rendering, osmesa", "videos"]),
+        (("egl", "osmesa", "glfw"), "draws by egl"),
+        (("glfw", "osmesa"), "draws by osmesa"),
+        (("glfw",), "draws by glfw"),
+        ((), "not possible here"),
     ],
 )
-def test_rendering_tries_one_way_after_the_other(monkeypatch, works, names):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(doctor.sys, "platform", "linux")
-    monkeypatch.setattr(
-        doctor, "try_rendering", lambda way: "" if way == works else "no library"
-    )
-    checks = doctor.check_rendering()
-    assert [check.name for check in checks] == names
-    assert all(check.ok is not False for check in checks)
-    assert checks[-1].hint.startswith(f"MUJOCO_GL={works}" if works else "needed only")
+def test_every_way_to_draw_is_tried_and_the_first_is_chosen(monkeypatch, works, drawn):
+    chosen, *ways, videos = rendering(monkeypatch, *works)
+    assert chosen.value == "not set" and drawn in videos.value
+    assert [w.name for w in ways] == [f"rendering, {w}" for w in doctor.WAYS]
+    for check in ways:
+        way = check.name.removeprefix("rendering, ")
+        if way in works:
+            assert check.ok and check.value == "works" and not check.hint
+        else:
+            assert check.ok is None and check.value == "no library"
+            assert check.hint == doctor.WAYS[way]
+    assert videos.ok is (True if works else None)
+
+
+def test_the_packages_of_a_distribution_are_named(monkeypatch):
+    _, egl, osmesa, glfw, _ = rendering(monkeypatch)
+    assert "apt install libegl1 libgl1-mesa-dri" in egl.hint
+    assert "apt install libosmesa6" in osmesa.hint and "DISPLAY" in glfw.hint
 
 
 def test_a_chosen_way_of_rendering_is_the_only_one_tried(monkeypatch):
-    monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    tried = []
-    monkeypatch.setattr(doctor, "try_rendering", lambda way: tried.append(way) or "")
-    assert doctor.check_rendering()[0].value == "osmesa"
-    assert tried == ["osmesa"]
+    for works, ok in ((("egl", "osmesa"), True), (("egl",), None)):
+        chosen, tried, videos = rendering(monkeypatch, *works, chosen="osmesa")
+        assert chosen.value == "osmesa" and tried.name == "rendering, osmesa"
+        assert tried.ok is videos.ok is ok
+    assert tried.hint == "unset MUJOCO_GL"
 
 
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("pass", ""),
-        ("import no_such_module", "ModuleNotFoundError: No module named"),
-        ("import os; os._exit(7)", "exit code 7"),
-        ("import time; time.sleep(60)", "no answer in"),
-        ("import os; assert os.environ['MUJOCO_GL'] == 'egl'", ""),
-    ],
-)
-def test_a_failed_rendering_is_explained(monkeypatch, code, message):
-    monkeypatch.setattr(doctor, "RENDER", code)
-    monkeypatch.setattr(doctor, "RENDER_SECONDS", 1.0)
-    found = doctor.try_rendering("egl")
-    assert found.startswith(message) and bool(found) == bool(message)
+def test_a_missing_encoder_comes_with_the_line_that_installs_it(monkeypatch):
+    videos = rendering(monkeypatch, "egl", encoder=None)[-1]
+    assert videos.ok is None and videos.hint == "pip install 'simpo[video]'"
 
 
 def test_runs_can_be_written(monkeypatch, tmp_path):

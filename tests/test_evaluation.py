@@ -10,7 +10,7 @@ from plain_loop import child_seeds
 from simpo import evaluation
 from simpo.agents import Mode, compile_init
 from simpo.envs import NonFiniteTransition
-from simpo.evaluation import evaluate
+from simpo.evaluation import evaluate, measure_latency
 from simpo.types import EnvSpec, SimpoError
 from tiny import Fuse, tiny
 
@@ -135,3 +135,40 @@ def test_a_task_that_breaks_is_reported():
     policy = tiny().policy(compile_init(tiny(), EnvSpec(4, 1))(jax.random.key(1)))
     with pytest.raises(NonFiniteTransition):
         evaluate(tiny(), policy, "test/Fuse-v0", Mode(), episodes=2, seed=0)
+
+
+def test_every_step_is_watched(policy, monkeypatch):
+    actions, ended = [], []
+
+    def watch(action, step):
+        actions.append(action)
+        ended.extend(step.episodes)
+
+    rows = play(policy, watch=watch)
+    assert rows == play(policy)
+    assert len(actions) == max(row.length for row in rows)
+    assert all(action.shape == (6, 2) for action in actions)
+    first = {e.env: e.return_ for e in reversed(ended)}
+    assert first == {row.episode: row.return_ for row in rows}
+
+
+def test_a_latency_is_that_of_single_actions_after_compilation(monkeypatch):
+    """A call compiles for 100 s, later ones take 1 ms, every tenth 5 ms."""
+    now, calls = [0.0], []
+
+    def act(policy, obs, key, step):
+        calls.append(obs.shape)
+        slow = 100.0 if len(calls) == 1 else 5e-3 if len(calls) % 10 == 0 else 1e-3
+        now[0] += slow
+        return np.zeros((1, 2))
+
+    monkeypatch.setattr(evaluation, "compile_act", lambda agent, mode: act)
+    obs = np.zeros((1, 3), np.float32)
+    found = measure_latency(tiny(), None, obs, Mode(), calls=100, clock=lambda: now[0])
+    assert calls == [(1, 3)] * 101
+    assert found == pytest.approx((1.0, 5.0))
+
+
+def test_a_latency_is_measured(policy):
+    found = measure_latency(tiny(), policy, np.zeros((1, 3), np.float32), Mode())
+    assert 0 < found.median <= found.p95 < 1000

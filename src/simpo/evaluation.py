@@ -3,21 +3,33 @@
 Each of the episodes runs in an environment of its own, so short episodes are not
 counted more often than long ones. Evaluations draw from keys and seeds of their own and
 leave training as it was.
+
+Latency is what acting costs: the time from an observation on the host to its action on
+the host, one observation at a time.
 """
 
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from simpo.agents import Agent, Mode, Policy, compile_act
-from simpo.envs import make
+from simpo.envs import Step, make
 from simpo.types import SimpoError
 
-__all__ = ["EpisodeRow", "evaluate"]
+__all__ = ["EpisodeRow", "Latency", "Watch", "evaluate", "measure_latency"]
 
 LIMIT = 100_000
 """Steps after which an evaluation gives up on a task that never ends."""
+
+
+CALLS = 200
+"""Calls that a latency is measured over."""
+
+Watch: TypeAlias = Callable[[np.ndarray, Step], None]
+"""Told the actions [E, A] of each step and what the step gave."""
 
 
 class EpisodeRow(NamedTuple):
@@ -36,6 +48,22 @@ class EpisodeRow(NamedTuple):
     length: int
 
 
+class Latency(NamedTuple):
+    """Milliseconds from an observation to its action, both on the host.
+
+    Attributes:
+        median: Half of the calls take no longer.
+        p95: 95 % of the calls take no longer.
+    """
+
+    median: float
+    p95: float
+
+
+def unwatched(action: np.ndarray, step: Step) -> None:
+    """Nobody looks."""
+
+
 def evaluate(
     agent: Agent,
     policy: Policy,
@@ -45,6 +73,7 @@ def evaluate(
     episodes: int,
     seed: int,
     env_kwargs: dict[str, Any] | None = None,
+    watch: Watch = unwatched,
 ) -> list[EpisodeRow]:
     """Play whole episodes, side by side.
 
@@ -56,6 +85,7 @@ def evaluate(
         episodes: Number of episodes, each in its own environment.
         seed: Seed of the environments and of the actions.
         env_kwargs: Keyword arguments of the task.
+        watch: Told of every step.
 
     Returns:
         A row per episode, in order.
@@ -68,7 +98,9 @@ def evaluate(
     rows: dict[int, EpisodeRow] = {}
     obs, step = env.reset(), 0
     while len(rows) < episodes:
-        stepped = env.step(np.asarray(act(policy, obs, key, step)))
+        action = np.asarray(act(policy, obs, key, step))
+        stepped = env.step(action)
+        watch(action, stepped)
         obs, step = stepped.obs, step + 1
         for e in stepped.episodes:
             rows.setdefault(e.env, EpisodeRow(mode.label, e.env, e.return_, e.length))
@@ -79,3 +111,32 @@ def evaluate(
             )
     env.close()
     return [rows[i] for i in range(episodes)]
+
+
+def measure_latency(
+    agent: Agent,
+    policy: Policy,
+    obs: np.ndarray,
+    mode: Mode,
+    *,
+    calls: int = CALLS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Time single actions, compilation left out.
+
+    Args:
+        agent: The agent.
+        policy: Its parameters.
+        obs: An observation [1, O], on the host.
+        mode: How actions are drawn.
+        calls: Actions to time.
+        clock: Seconds.
+    """
+    act, key = compile_act(agent, mode), jax.random.key(0)
+    np.asarray(act(policy, obs, key, 0))
+    seconds = []
+    for step in range(calls):
+        started = clock()
+        np.asarray(act(policy, obs, key, step))
+        seconds.append(clock() - started)
+    return Latency(*(1e3 * float(q) for q in np.quantile(seconds, (0.5, 0.95))))

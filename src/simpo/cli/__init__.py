@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from simpo import __version__
+from simpo.rendering import ignore_unknown
 from simpo.types import SimpoError, SimpoWarning
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "train": "train an agent; without arguments, in minutes, on a laptop",
-    "eval": "play episodes with a trained policy and print returns per sampler",
+    "eval": "play episodes with a trained policy: returns, latency, videos",
     "resume": "go on with a run that was stopped or killed, exactly",
     "reproduce": "make a figure of the paper: bandit, landscape-map, geometry",
     "bench": "train all agents under one protocol and rank them",
@@ -55,6 +56,7 @@ def dispatch(argv: list[str]) -> int:
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
         hint = f"did you mean '{near[0]}'?" if near else "see simpo --help"
         raise SimpoError(f"unknown command '{argv[0]}'; {hint}")
+    ignore_unknown()
     module = importlib.import_module(f"simpo.cli.{argv[0]}")
     return module.main(argv[1:])
 

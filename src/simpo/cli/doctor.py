@@ -5,31 +5,19 @@ import json
 import os
 import platform
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from simpo import __version__
 from simpo.cli.options import read_options
+from simpo.rendering import WAYS, attempt, ways
 
 __all__ = ["Check", "DoctorOptions", "main"]
 
-RENDER = """
-import mujoco
-model = mujoco.MjModel.from_xml_string(
-    "<mujoco><worldbody><light pos='0 0 3'/><geom size='1'/></worldbody></mujoco>"
-)
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-renderer = mujoco.Renderer(model, 32, 32)
-renderer.update_scene(data)
-assert renderer.render().max() > 0, "the picture is black"
-"""
-RENDER_SECONDS = 20.0
 STEP_SECONDS = 0.5
 STEP_TASK = "InvertedDoublePendulum-v5"
 NOT_AN_EXTRA = ("test", "dev")
@@ -169,40 +157,36 @@ def check_simulator() -> list[Check]:
 
 
 def check_rendering() -> list[Check]:
-    """Try the ways MuJoCo can draw without a display, each in a process of its own."""
-    chosen = os.environ.get("MUJOCO_GL")
-    ways = ["egl", "osmesa"] if sys.platform == "linux" else [""]
+    """Try the ways MuJoCo can draw, each in a process of its own; say which is used."""
+    chosen, tried = os.environ.get("MUJOCO_GL"), ways()
+    with ThreadPoolExecutor() as pool:
+        errors = list(pool.map(attempt, tried))
     checks = [Check("MUJOCO_GL", chosen or "not set")]
-    for way in [chosen] if chosen else ways:
-        error = try_rendering(way)
-        name = f"rendering, {way or 'default'}"
-        if not error:
-            hint = f"MUJOCO_GL={way} records videos" if way and not chosen else ""
-            return [*checks, Check(name, "works", hint=hint)]
-        checks.append(Check(name, error, None))
-    hint = "needed only for videos; on Debian: apt install libegl1 libosmesa6"
-    return [*checks, Check("videos", "not possible here", None, hint)]
-
-
-def try_rendering(way: str) -> str:
-    """Nothing if MuJoCo can draw this way, else why not."""
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", RENDER],
-                env=os.environ | ({"MUJOCO_GL": way} if way else {}),
-                cwd=scratch,
-                capture_output=True,
-                text=True,
-                timeout=RENDER_SECONDS,
-                check=False,
+    for way, error in zip(tried, errors, strict=True):
+        advice = "unset MUJOCO_GL" if chosen else WAYS.get(way, "")
+        checks.append(
+            Check(
+                f"rendering, {way or 'default'}",
+                error or "works",
+                None if error else True,
+                advice if error else "",
             )
-        except subprocess.TimeoutExpired:
-            return f"no answer in {RENDER_SECONDS:.0f} s"
-    if not done.returncode:
-        return ""
-    lines = [x for x in done.stderr.splitlines() if re.match(r"\w+(\.\w+)*: ", x)]
-    return one_line(lines[-1] if lines else f"exit code {done.returncode}")
+        )
+    working = [w for w, error in zip(tried, errors, strict=True) if not error]
+    return [*checks, check_videos(working)]
+
+
+def check_videos(working: list[str]) -> Check:
+    """Whether `simpo eval --video` works, given the ways that do."""
+    if not working:
+        hint = "needed only for simpo eval --video, which goes on without"
+        return Check("videos", "not possible here", None, hint)
+    if not installed("imageio-ffmpeg"):
+        hint = "pip install 'simpo[video]'"
+        return Check("videos", "the encoder is not installed", None, hint)
+    way = working[0] or "the system's own way"
+    hint = f"elsewhere: export MUJOCO_GL={working[0]}" if working[0] else ""
+    return Check("videos", f"simpo eval --video draws by {way}", hint=hint)
 
 
 def check_runs() -> list[Check]:

@@ -1,26 +1,35 @@
-"""`simpo eval RUN`: play episodes with a trained policy."""
+"""`simpo eval RUN`: play episodes with a trained policy, in every setting asked for."""
 
-import csv
-from dataclasses import dataclass
+import itertools
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import gymnasium
+import jax
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from simpo.agents import Mode
+from simpo.agents import Agent, Mode
+from simpo.agents.qsm import Langevin
 from simpo.checkpoint import SavedPolicy, load
+from simpo.cli.backend import keep_compiled
+from simpo.cli.bar import LateBar, Watcher
+from simpo.cli.films import choose_way, make_folder, make_videos
 from simpo.cli.options import read_options
+from simpo.cli.scores import Result, Setting, show, summarise, write
 from simpo.envs import make
-from simpo.evaluation import EpisodeRow, evaluate
-from simpo.loggers import rounded
-from simpo.plotting import mean_interval
-from simpo.types import SimpoError
+from simpo.evaluation import evaluate, measure_latency
+from simpo.types import SimpoError, SimpoWarning
 
 __all__ = ["main"]
+
+Counts = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="N...")]
 
 
 @dataclass(frozen=True)
@@ -32,43 +41,72 @@ class EvalArguments:
     env: str | None = None
     """Task; the policy's own by default."""
     episodes: int = 20
-    """Episodes per sampler."""
-    best_of: tuple[int, ...] | None = None
-    """Samples per action, one row of the table each; the best by min Q is taken.
-    By default the samplers of the evaluations in training."""
+    """Episodes per setting."""
+    best_of: Counts = None
+    """Samples per action; the best by min Q is taken. By default the samplers of the
+    evaluations in training."""
+    denoising_steps: Counts = None
+    """Denoising steps, for agents with a generative model; each with each --best-of. By
+    default those of training. With several, RUN/plots/denoising.png compares them."""
     seed: int = 1_000_000
     """Seed of environments and actions, away from those of training."""
     csv: Path | None = None
     """Where to write a row per episode."""
+    json: bool = False
+    """Print JSON."""
+    video: Annotated[int | None, tyro.conf.arg(metavar="[N]")] = None
+    """Write videos of the first N episodes of every setting; 1 if N is left out."""
+    video_dir: Path | None = None
+    """Where to write videos; RUN/videos by default."""
 
 
-def show(rows: list[EpisodeRow], env: str) -> None:
-    """Print a row per sampler."""
-    table = Table(title=f"{env}: returns per episode")
-    for column in ("sampler", "episodes", "mean ± 95 %", "median", "min", "max"):
-        table.add_column(column, justify="left" if column == "sampler" else "right")
-    for sampler in dict.fromkeys(r.sampler for r in rows):
-        returns = np.array([r.return_ for r in rows if r.sampler == sampler])
-        mean, _, high = mean_interval(returns)
-        quantiles = np.quantile(returns, [0.5, 0.0, 1.0])
-        table.add_row(
-            sampler,
-            str(len(returns)),
-            f"{rounded(float(mean))} ± {rounded(float(high - mean))}",
-            *(rounded(q) for q in quantiles),
-        )
-    Console().print(table)
+def read_arguments(argv: list[str]) -> EvalArguments:
+    """The options, checked as far as they can be without a policy."""
+    words = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        words.append(word)
+        if word == "--video" and not re.fullmatch(r"-?\d+", following):
+            words.append("1")
+    options = read_options(
+        EvalArguments(),
+        words,
+        prog="simpo eval",
+        description="Play episodes with a trained policy.",
+    )
+    counts = {
+        "--episodes": (options.episodes,),
+        "--best-of": options.best_of,
+        "--denoising-steps": options.denoising_steps,
+        "--video": options.video if options.video is None else (options.video,),
+    }
+    for name, values in counts.items():
+        if values is not None and min(values, default=0) < 1:
+            raise SimpoError(f"{name} must be at least 1")
+    if not 0 <= options.seed < 2**32:
+        raise SimpoError("--seed must be between 0 and 2**32 - 1")
+    if (options.video or 0) > options.episodes:
+        raise SimpoError("--video must not be more than --episodes")
+    if options.video_dir and not options.video:
+        raise SimpoError("--video-dir needs --video")
+    return options
 
 
-def require_fit(saved: SavedPolicy, env: str) -> None:
-    """Refuse a task of other dimensions than the policy's."""
+def require_fit(saved: SavedPolicy, env: str) -> np.ndarray:
+    """A first observation [1, O]; refuses a task of other dimensions than the policy's.
+
+    Raises:
+        SimpoError: The task does not fit, or whatever `make` refuses.
+    """
     task = make(env, 1, seed=0)
-    task.close()
-    if task.spec != saved.spec:
-        raise SimpoError(
-            f"the policy, of {saved.env}, does not fit {env}: observations and actions "
-            f"are {tuple(saved.spec)} and {tuple(task.spec)}"
-        )
+    try:
+        if task.spec != saved.spec:
+            raise SimpoError(
+                f"the policy, of {saved.env}, does not fit {env}: observations and "
+                f"actions are {tuple(saved.spec)} and {tuple(task.spec)}"
+            )
+        return task.reset()
+    finally:
+        task.close()
 
 
 def require_no_module(run: Path, env: str) -> None:
@@ -81,55 +119,147 @@ def require_no_module(run: Path, env: str) -> None:
         )
 
 
-def write(path: Path, rows: list[EpisodeRow], env: str) -> None:
-    """Write a row per episode."""
+def steps_of(agent: Agent) -> int | None:
+    """Denoising steps, of agents that act by a generative model."""
+    if isinstance(getattr(agent, "dynamics", None), Langevin):
+        return None
+    return getattr(getattr(agent, "model", None), "denoising_steps", None)
+
+
+def with_steps(agent: Agent, steps: int) -> Agent:
+    """The agent with other denoising steps.
+
+    Raises:
+        SimpoError: It has none.
+    """
+    if steps_of(agent) is None:
+        raise SimpoError(
+            f"{type(agent).__name__} has no denoising steps: leave out "
+            "--denoising-steps"
+        )
+    model: Any = getattr(agent, "model", None)
+    changes: Any = {"model": replace(model, denoising_steps=steps)}
+    return replace(agent, **changes)
+
+
+def require_choice(agent: Agent, mode: Mode) -> None:
+    """Refuse best-of-n of an agent that has one action per state.
+
+    Raises:
+        SimpoError: All n would be the same.
+    """
+    one_action = agent.evaluating == (Mode(deterministic=True),)
+    if mode.best_of > 1 and one_action and not hasattr(agent, "best_of"):
+        raise SimpoError(
+            f"{type(agent).__name__} has one action per state to choose from: leave "
+            "--best-of at 1"
+        )
+
+
+def grid(options: EvalArguments, saved: SavedPolicy, obs: np.ndarray) -> list[Setting]:
+    """Every sampler with every number of denoising steps.
+
+    Raises:
+        SimpoError: The agent cannot act in one of them.
+    """
+    agent, counts = saved.agent, dict.fromkeys(options.best_of or ())
+    modes = [Mode(best_of=n) for n in counts] or agent.evaluating
+    steps = dict.fromkeys(options.denoising_steps or ())
+    agents = [with_steps(agent, n) for n in steps] or [agent]
+    settings = [Setting(a, m, steps_of(a)) for m, a in itertools.product(modes, agents)]
+    for setting in settings:
+        require_choice(agent, setting.mode)
+        act = partial(setting.agent.act, mode=setting.mode)
+        jax.eval_shape(act, saved.policy, obs, saved.key)
+    return settings
+
+
+def score(
+    settings: Sequence[Setting],
+    saved: SavedPolicy,
+    env: str,
+    obs: np.ndarray,
+    options: EvalArguments,
+) -> list[Result]:
+    """Play every setting's episodes, and time its actions."""
+    limit = gymnasium.registry[env.rpartition(":")[2]].max_episode_steps
+    episodes, kept, results = options.episodes, options.video or 0, []
+    with LateBar("episodes", len(settings) * episodes) as bar:
+        for i, setting in enumerate(settings):
+            watch = Watcher(
+                *(bar, setting.label, i * episodes, episodes),
+                *(limit, kept),
+            )
+            agent, mode, policy = setting.agent, setting.mode, saved.policy
+            latency = measure_latency(agent, policy, obs, mode)
+            rows = evaluate(
+                *(agent, policy, env, mode),
+                episodes=episodes,
+                seed=options.seed,
+                watch=watch,
+            )
+            actions = [np.stack(done) for done in watch.actions]
+            results.append(Result(setting, rows, latency, actions))
+    return results
+
+
+def draw(results: Sequence[Result], env: str, home: Path) -> list[Path]:
+    """The picture that compares denoising steps, if there are several."""
+    if len({result.setting.steps for result in results}) < 2:
+        return []
+    from simpo.plotting.denoising import Point, return_against_steps
+
+    points = [
+        Point(r.setting.mode.label, r.setting.steps or 0, r.returns, r.latency.median)
+        for r in results
+    ]
     try:
-        with path.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["env", "sampler", "episode", "return", "length"])
-            table.writerows([env, *row] for row in rows)
+        return return_against_steps(points, env, home / "plots" / "denoising")
     except OSError as error:
-        raise SimpoError(f"cannot write {path}: {error.strerror}") from error
+        warnings.warn(
+            f"cannot write {home / 'plots'}: {error.strerror}",
+            SimpoWarning,
+            stacklevel=2,
+        )
+        return []
 
 
 def main(argv: list[str]) -> int:
-    """Evaluate and print."""
+    """Evaluate, print, draw."""
     if not argv:
         raise SimpoError("which run? simpo eval RUN")
-    arguments = read_options(
-        EvalArguments(),
-        argv,
-        prog="simpo eval",
-        description="Play episodes with a trained policy.",
-    )
-    best_of = arguments.best_of
-    if arguments.episodes < 1 or (best_of is not None and min(best_of, default=0) < 1):
-        raise SimpoError("--episodes and --best-of must be at least 1")
-    if not 0 <= arguments.seed < 2**32:
-        raise SimpoError("--seed must be between 0 and 2**32 - 1")
-    saved = load(arguments.run)
-    if not arguments.env:
-        require_no_module(arguments.run, saved.env)
-    env = arguments.env or saved.env
-    require_fit(saved, env)
-    rows: list[EpisodeRow] = []
-    stderr = Console(stderr=True)
-    modes = [Mode(best_of=n) for n in best_of] if best_of else saved.agent.evaluating
-    for mode in track(
-        modes,
-        description="evaluating",
-        console=stderr,
-        disable=not stderr.is_terminal,
-    ):
-        rows += evaluate(
-            saved.agent,
-            saved.policy,
-            env,
-            mode,
-            episodes=arguments.episodes,
-            seed=arguments.seed,
-        )
-    show(rows, env)
-    if arguments.csv:
-        write(arguments.csv, rows, env)
+    options = read_arguments(argv)
+    saved = load(options.run)
+    if not options.env:
+        require_no_module(options.run, saved.env)
+    env = options.env or saved.env
+    obs = require_fit(saved, env)
+    settings = grid(options, saved, obs)
+    is_run = (options.run / "policy").is_dir()
+    home = options.run if is_run else options.run.parent
+    folder, way = options.video_dir or home / "videos", None
+    if options.video:
+        make_folder(folder)
+        way = choose_way(env)
+    keep_compiled()
+    results = score(settings, saved, env, obs, options)
+    device = jax.devices()[0].device_kind
+    if not options.json:
+        show(results, env, device)
+    paths = draw(results, env, home)
+    if way is not None:
+        paths += make_videos(results, env, options.seed, folder, way)
+    if options.json:
+        report = {
+            "env": env,
+            "seed": options.seed,
+            "device": device,
+            "settings": [summarise(result) for result in results],
+            "files": [str(path) for path in paths],
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print(*paths, sep="\n", end="\n" * bool(paths))
+    if options.csv:
+        write(options.csv, results, env)
     return 0

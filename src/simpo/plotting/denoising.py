@@ -1,0 +1,90 @@
+"""Return of one policy against denoising steps, and against what an action costs.
+
+Bars are 95 % Student t-intervals of the mean over episodes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from simpo.plotting.curves import mean_interval, spoken
+from simpo.plotting.style import MINUS, PALETTE, draw
+
+__all__ = ["Point", "return_against_steps"]
+
+SIZE = (10.5, 4.4)
+APART = 1.015
+"""Factor between the places of two samplers, so that no bar hides another."""
+
+
+class Point(NamedTuple):
+    """A setting.
+
+    Attributes:
+        sampler: How actions were drawn.
+        steps: Denoising steps.
+        returns: Returns by episode [n].
+        latency: Milliseconds per action.
+    """
+
+    sampler: str
+    steps: int
+    returns: np.ndarray
+    latency: float
+
+
+def draw_lines(axes: Axes, points: Sequence[Point], x: str) -> None:
+    """A line per sampler, with an interval at every point."""
+    for i, sampler in enumerate(dict.fromkeys(point.sampler for point in points)):
+        own = sorted((p for p in points if p.sampler == sampler), key=lambda p: p.steps)
+        curves = [mean_interval(point.returns) for point in own]
+        mean, low, high = (np.array(ends) for ends in zip(*curves, strict=True))
+        axes.errorbar(
+            [getattr(point, x) * APART**i for point in own],
+            mean,
+            yerr=np.nan_to_num([mean - low, high - mean]),
+            color=PALETTE[i % len(PALETTE)],
+            marker="o",
+            markersize=5,
+            capsize=3,
+            label=spoken(sampler),
+        )
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda y, _: f"{y:,.6g}".replace("-", MINUS))
+    )
+
+
+def return_against_steps(points: Sequence[Point], env: str, out: Path) -> list[Path]:
+    """Two panels with one axis of returns: by denoising steps, and by latency.
+
+    Args:
+        points: The settings, a line per sampler.
+        env: The task's id.
+        out: File name without suffix.
+
+    Returns:
+        The files written.
+    """
+    ticks = sorted({point.steps for point in points})
+
+    def fill(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, sharey=True)
+        draw_lines(left, points, "steps")
+        left.set_xscale("log")
+        left.set_xticks(ticks, [str(tick) for tick in ticks])
+        left.xaxis.set_minor_locator(NullLocator())
+        left.set_xlabel("Denoising steps")
+        left.set_ylabel(f"Return (bars: 95 % t-interval, {episodes} episodes)")
+        left.set_title(env)
+        draw_lines(right, points, "latency")
+        right.set_xlabel("Milliseconds per action (median)")
+        right.set_xlim(left=0)
+        right.legend(loc="best")
+
+    episodes = len(points[0].returns)
+    return draw(out, SIZE, fill)
