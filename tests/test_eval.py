@@ -285,7 +285,7 @@ def test_the_bar_comes_late_and_only_on_a_terminal(monkeypatch, capfd, patience,
 def points():
     rng = np.random.default_rng(0)
     return [
-        Point(sampler, steps, 100.0 * i + steps + rng.normal(size=6), 0.1 * steps + i)
+        Point(sampler, steps, 100.0 * i + steps + rng.normal(size=6))
         for i, sampler in enumerate(("single", "best-of-10"))
         for steps in (5, 1, 20)
     ]
@@ -293,7 +293,7 @@ def points():
 
 def test_a_line_per_sampler_goes_through_the_means():
     axes, given = Figure().subplots(), points()
-    draw_lines(axes, given, "steps")
+    draw_lines(axes, given)
     assert axes.get_legend_handles_labels()[1] == ["single sample", "best of 10"]
     for container, name in zip(axes.containers, ("single", "best-of-10"), strict=True):
         x, y = container.lines[0].get_xydata().T

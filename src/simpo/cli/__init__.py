@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from simpo import __version__
-from simpo.rendering import ignore_unknown
 from simpo.types import SimpoError, SimpoWarning
 
 __all__ = ["COMMANDS", "main"]
@@ -56,6 +55,8 @@ def dispatch(argv: list[str]) -> int:
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
         hint = f"did you mean '{near[0]}'?" if near else "see simpo --help"
         raise SimpoError(f"unknown command '{argv[0]}'; {hint}")
+    from simpo.rendering import ignore_unknown
+
     ignore_unknown()
     module = importlib.import_module(f"simpo.cli.{argv[0]}")
     return module.main(argv[1:])

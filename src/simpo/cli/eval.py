@@ -210,8 +210,7 @@ def draw(results: Sequence[Result], env: str, home: Path) -> list[Path]:
     from simpo.plotting.denoising import Point, return_against_steps
 
     points = [
-        Point(r.setting.mode.label, r.setting.steps or 0, r.returns, r.latency.median)
-        for r in results
+        Point(r.setting.mode.label, r.setting.steps or 0, r.returns) for r in results
     ]
     try:
         return return_against_steps(points, env, home / "plots" / "denoising")

@@ -128,12 +128,15 @@ def show(results: Sequence[Result], env: str, device: str) -> None:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("sampler", overflow="fold")
+    table.add_column("sampler", no_wrap=True)
     for name in ("steps", "mean ± 95 %", "IQM", "median", "min", "max", "ms", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         table.add_row(*cells(summarise(result)))
-    Console().print(table)
+    console = Console()
+    wide = console.options.update(width=1000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 def write(path: Path, results: Sequence[Result], env: str) -> None:

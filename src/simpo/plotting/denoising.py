@@ -1,4 +1,4 @@
-"""Return of one policy against denoising steps, and against what an action costs.
+"""Return of one policy against denoising steps, a line per sampler.
 
 Bars are 95 % Student t-intervals of the mean over episodes.
 """
@@ -17,7 +17,7 @@ from simpo.plotting.style import MINUS, PALETTE, draw
 
 __all__ = ["Point", "return_against_steps"]
 
-SIZE = (10.5, 4.4)
+SIZE = (7.0, 4.4)
 APART = 1.015
 """Factor between the places of two samplers, so that no bar hides another."""
 
@@ -29,23 +29,21 @@ class Point(NamedTuple):
         sampler: How actions were drawn.
         steps: Denoising steps.
         returns: Returns by episode [n].
-        latency: Milliseconds per action.
     """
 
     sampler: str
     steps: int
     returns: np.ndarray
-    latency: float
 
 
-def draw_lines(axes: Axes, points: Sequence[Point], x: str) -> None:
+def draw_lines(axes: Axes, points: Sequence[Point]) -> None:
     """A line per sampler, with an interval at every point."""
     for i, sampler in enumerate(dict.fromkeys(point.sampler for point in points)):
         own = sorted((p for p in points if p.sampler == sampler), key=lambda p: p.steps)
         curves = [mean_interval(point.returns) for point in own]
         mean, low, high = (np.array(ends) for ends in zip(*curves, strict=True))
         axes.errorbar(
-            [getattr(point, x) * APART**i for point in own],
+            [point.steps * APART**i for point in own],
             mean,
             yerr=np.nan_to_num([mean - low, high - mean]),
             color=PALETTE[i % len(PALETTE)],
@@ -54,16 +52,13 @@ def draw_lines(axes: Axes, points: Sequence[Point], x: str) -> None:
             capsize=3,
             label=spoken(sampler),
         )
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda y, _: f"{y:,.6g}".replace("-", MINUS))
-    )
 
 
 def return_against_steps(points: Sequence[Point], env: str, out: Path) -> list[Path]:
-    """Two panels with one axis of returns: by denoising steps, and by latency.
+    """The picture, with steps on a logarithmic axis.
 
     Args:
-        points: The settings, a line per sampler.
+        points: The settings.
         env: The task's id.
         out: File name without suffix.
 
@@ -71,20 +66,20 @@ def return_against_steps(points: Sequence[Point], env: str, out: Path) -> list[P
         The files written.
     """
     ticks = sorted({point.steps for point in points})
+    episodes = len(points[0].returns)
 
     def fill(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, sharey=True)
-        draw_lines(left, points, "steps")
-        left.set_xscale("log")
-        left.set_xticks(ticks, [str(tick) for tick in ticks])
-        left.xaxis.set_minor_locator(NullLocator())
-        left.set_xlabel("Denoising steps")
-        left.set_ylabel(f"Return (bars: 95 % t-interval, {episodes} episodes)")
-        left.set_title(env)
-        draw_lines(right, points, "latency")
-        right.set_xlabel("Milliseconds per action (median)")
-        right.set_xlim(left=0)
-        right.legend(loc="best")
+        axes = figure.subplots()
+        draw_lines(axes, points)
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda y, _: f"{y:,.6g}".replace("-", MINUS))
+        )
+        axes.set_xlabel("Denoising steps")
+        axes.set_ylabel(f"Return (bars: 95 % t-interval, {episodes} episodes)")
+        axes.set_title(env)
+        axes.legend(loc="best")
 
-    episodes = len(points[0].returns)
     return draw(out, SIZE, fill)
