@@ -3,7 +3,7 @@
 runs/<env>/<agent>/<stamp>-s<seed>/
   config.json command.txt env.json status.json     what was run, with which versions
   progress.csv timing.csv evaluations.csv tb/      what came out
-  candidates.csv plots/ policy/                    final weights, pictures, result
+  candidates.csv policy/ plots/                    latest weights, result; pictures
   checkpoints/                                     what `simpo resume` goes on from
 """
 
@@ -17,10 +17,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -123,24 +125,33 @@ def describe_machine() -> dict[str, object]:
     }
 
 
-def write_candidates(path: Path, trainer: Trainer) -> None:
-    """Values and weights of candidates in some states of the buffer, as a table."""
-    agent: Agent = trainer.run.agent
-    if agent.rollout_steps:
+def write_candidates(path: Path, explain: Callable[..., Any], trainer: Trainer) -> None:
+    """Values and weights of candidates in some states of the buffer, as a table.
+
+    The states are drawn by a generator of their own, so training does not notice.
+
+    Args:
+        path: The table; written aside and renamed.
+        explain: The agent's, compiled.
+        trainer: The run under way; nothing is written before its first transition.
+    """
+    if trainer.run.agent.rollout_steps or not trainer.buffer.size:
         return
     rng = np.random.default_rng(trainer.run.seed)
     obs = trainer.buffer.sample(rng, 1, EXPLAINED_STATES).obs[0]
-    obs = agent.observed(obs, trainer.policy.moments)
-    explained = jax.jit(agent.explain)(trainer.state, obs, trainer.act_key)
+    obs = trainer.run.agent.observed(obs, trainer.policy.moments)
+    explained = explain(trainer.state, obs, trainer.act_key)
     if explained is None:
         return
     q, weights = (np.asarray(x) for x in explained)
-    with path.open("w", newline="") as file:
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["state", "candidate", "q", "weight"])
         for state, candidate in np.ndindex(q.shape):
             at = state, candidate
             table.writerow([state, candidate, float(q[at]), float(weights[at])])
+    aside.replace(path)
 
 
 def start_run(
@@ -252,11 +263,16 @@ def alone(directory: Path) -> Iterator[None]:
         return
     number = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(number)
-        raise SimpoError(f"{directory} is trained by another process") from None
-    try:
+        for pause in (0.1, 0.1, None):  # who looks whether it is taken has it briefly
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if pause is None:
+                    raise SimpoError(
+                        f"{directory} is trained by another process"
+                    ) from None
+                time.sleep(pause)
         yield
     finally:
         os.close(number)
@@ -274,15 +290,18 @@ def carry_out(
     bar = bar or ProgressBar(run.steps)
     tables = CsvLogger(directory)
     logger = MultiLogger(tables, TensorBoardLogger(directory / "tb"), bar)
+    candidates = directory / "candidates.csv"
+    explain = partial(write_candidates, candidates, jax.jit(run.agent.explain))
     trainer = None
     try:
-        trainer = Trainer(run, directory, logger, bar.phase, tables.positions, stop)
+        trainer = Trainer(
+            run, directory, logger, bar.phase, tables.positions, stop, explain
+        )
         if checkpoint:
             with snapshots.fitting(checkpoint):
                 trainer.restore(checkpoint)
         write_json(status, {"state": "running", "step": trainer.step})
         rows = trainer.train()
-        write_candidates(directory / "candidates.csv", trainer)
     except BaseException as error:
         note_end(status, error, trainer.step if trainer else 0)
         if isinstance(error, OSError):

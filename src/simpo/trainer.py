@@ -72,6 +72,7 @@ class Trainer:
         positions: How far the logs have come, for checkpoints.
         phase: Told what is going on, for the progress bar.
         stop: Looked at after every step.
+        evaluated: Called after every evaluation; it must change nothing.
 
     Raises:
         SimpoError: The run or the task is impossible.
@@ -85,11 +86,12 @@ class Trainer:
         phase: Callable[[str], None] = lambda text: None,
         positions: Callable[[], dict[str, Any]] = dict,
         stop: StopRequest | None = None,
+        evaluated: "Callable[[Trainer], None]" = lambda trainer: None,
     ) -> None:
         run.check()
         self.run, self.directory, self.logger = run, directory, logger
         self.phase, self.positions = phase, positions
-        self.stop = stop or StopRequest()
+        self.stop, self.evaluated = stop or StopRequest(), evaluated
         env_seed, warmup, replay, agent, self.eval_seed = (
             int(s) for s in np.random.SeedSequence(run.seed).generate_state(5)
         )
@@ -373,4 +375,5 @@ class Trainer:
             box=self.env.action_box,
             parts=self.env.parts,
         )
+        self.evaluated(self)
         return rows

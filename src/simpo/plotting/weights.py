@@ -111,6 +111,6 @@ def weights_against_q(run: RunData, out: Path) -> list[Path]:
     """
     if not run.candidates:
         raise SimpoError(
-            f"{run.directory} has no candidates.csv; it is written when a run ends"
+            f"{run.directory} has no candidates.csv; it is written at evaluations"
         )
     return draw(out, SIZE, lambda f: draw_weights(f.subplots(), run))
