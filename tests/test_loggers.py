@@ -225,24 +225,56 @@ def terminal(width=80, **options):
     return Console(file=io.StringIO(), force_terminal=True, width=width, **options)
 
 
-def watch(console):
-    bar = ProgressBar(100_000, console)
+def row(step, seconds, value=1234.5):
+    rate = {"time/updates_per_second": 9.0}
+    return step, {"rollout/ep_rew_mean": value, "time/elapsed": seconds, **rate}
+
+
+def watch(console, **options):
+    bar = ProgressBar(100_000, console, **options)
     bar.phase("evaluating")
     bar.log_episodes(0, EPISODES)
     bar.phase("training")
-    bar.log(20_000, {"rollout/ep_rew_mean": 1234.5, "time/fps": 987.6})
-    bar.bar.refresh()
+    bar.log(*row(10_000, 10.0, 1000.0))
+    bar.log(*row(20_000, 30.0))
     bar.close()
     return console.file.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_bar_shows_steps_returns_speed_and_time_left(width):
+def test_the_bar_shows_steps_speed_time_left_and_returns(width):
     shown = watch(terminal(width, color_system=None))
-    last = [line for line in shown.splitlines() if "left" in line][-1]
-    for text in ("training", "20k/100k", "return 1,234", "single 101", "988/s", "left"):
-        assert text in last, text
-    assert "…" not in shown
+    upper, lower = [line for line in shown.splitlines() if "━" in line or "▁" in line][
+        -2:
+    ]
+    for text in ("training", "20k/100k", "500/s", "2 min 40 s left"):
+        assert text in upper, text
+    for text in ("return 1,234 ▁█", "single 101 ▁"):
+        assert text in lower, text
+    assert "…" not in shown and max(map(len, (upper, lower))) <= width + 20
+
+
+def test_time_left_runs_down_between_rows(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("simpo.loggers.time.monotonic", lambda: now[0])
+    bar = ProgressBar(100_000, Console(file=io.StringIO()))
+    bar.log(*row(10_000, 10.0))
+    bar.log(*row(20_000, 30.0))
+    for seconds, left in ((0, "2 min 40 s"), (60, "1 min 40 s"), (1000, "0 s")):
+        now[0] = 100.0 + seconds
+        assert bar.pace() == f"20k/100k  500/s  {left} left"
+
+
+def test_time_left_is_not_guessed_from_warm_up():
+    bar = ProgressBar(100_000, Console(file=io.StringIO()))
+    for step in (1000, 2000, 3000):
+        fast = {"time/elapsed": step / 1e6, "time/updates_per_second": 0.0}
+        bar.log(step, fast)
+    assert bar.pace() == "3k/100k"
+    bar.log(*row(4000, 10.0))  # compiled
+    assert bar.pace() == "4k/100k"
+    bar.log(*row(5000, 20.0))
+    assert bar.pace() == "5k/100k  100/s  15 min 50 s left"
 
 
 def test_an_evaluation_leaves_a_line_with_every_sampler():
@@ -250,8 +282,32 @@ def test_an_evaluation_leaves_a_line_with_every_sampler():
     assert "0 steps   evaluation return   single 101   best-of-10 201\n" in shown
 
 
+def test_a_file_gets_plain_lines_now_and_then():
+    shown = watch(Console(file=io.StringIO()), pause=0.0)
+    assert shown.splitlines() == [
+        "training  10k/100k  return 1,000  single 101",
+        "training  20k/100k  500/s  2 min 40 s left  return 1,234  single 101",
+    ]
+    assert all(char.isprintable() or char == "\n" for char in shown)
+    assert watch(Console(file=io.StringIO())) == ""  # not in the first half minute
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b" not in watch(terminal(), pause=0.0)
+
+
+def test_nobody_who_reads_is_no_reason_to_fail():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    bar = ProgressBar(10, Console(file=Closed()), pause=0.0)
+    bar.log(*row(5, 1.0))
+    assert bar.step == 5
+
+
 def test_nothing_is_printed_where_there_is_no_terminal(capfd):
-    assert watch(Console(file=io.StringIO(), force_terminal=False)) == ""
     bar = ProgressBar(10)
     bar.log(5, {"rollout/ep_rew_mean": 1.0})
     bar.log_episodes(5, EPISODES)

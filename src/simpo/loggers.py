@@ -6,9 +6,11 @@ Stable-Baselines3: `rollout/`, `train/` and `time/`, then the metric. Everything
 `time/` differs between two runs of one seed, nothing else does, so it has a file apart.
 """
 
+import contextlib
 import csv
 import io
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -16,10 +18,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from simpo.pace import Mark, duration, sparkline, speed, time_left
 from simpo.types import SimpoError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 __all__ = [
     "CsvLogger",
@@ -281,81 +284,107 @@ class ProgressLogger(Logger):
 
 
 class ProgressBar(ProgressLogger):
-    """One line on standard error; nothing at all where that is not a terminal.
+    """Two live lines on standard error; plain ones, now and then, in a file or pipe.
 
-    Each evaluation leaves a line above the bar. `NO_COLOR` is respected.
+    Phase, steps, speed, time left; returns of training and evaluation as curves. Each
+    evaluation leaves a line above them. `NO_COLOR` is respected.
 
     Args:
         total: Environment steps of the run.
         console: Where to draw; standard error by default.
+        pause: Seconds between plain lines.
     """
 
-    def __init__(self, total: int, console: "Console | None" = None) -> None:
+    def __init__(
+        self, total: int, console: "Console | None" = None, pause: float = 30.0
+    ) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.live import Live
 
         self.console = console or Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description:<10.10}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[steps]}"),
-            TextColumn("[bold]{task.fields[score]}"),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            expand=True,
-            speed_estimate_period=120.0,
-        )
-        self.total, self.training, self.evaluation = total, "-", ""
-        self.task = self.bar.add_task(
-            "starting", total=total, steps=self.steps(0), score="", speed=""
-        )
-        self.bar.start()
+        self.total, self.pause, self.step = total, pause, 0
+        self.doing, self.live = "starting", None
+        self.marks: list[Mark] = []
+        self.training: list[float] = []
+        self.evaluations: dict[str, list[float]] = {}
+        self.heard = self.said = time.monotonic()
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self.live = Live(console=self.console, get_renderable=self.render)
+            self.live.start()
 
     def phase(self, text: str) -> None:
         """Say what is going on (compiling, training, evaluating) in ten characters."""
-        self.bar.update(self.task, description=text)
+        self.doing = text
+        if self.live:
+            self.live.refresh()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Move on to `step`; show the mean training return and the speed."""
+        """Move on to `step`; note the mean training return and the time."""
+        self.step, self.heard = step, time.monotonic()
         if "rollout/ep_rew_mean" in metrics:
-            self.training = rounded(metrics["rollout/ep_rew_mean"])
-        if "time/fps" in metrics:
-            self.bar.update(self.task, speed=f"{rounded(metrics['time/fps'])}/s")
-        self.bar.update(
-            self.task, completed=step, steps=self.steps(step), score=self.score()
-        )
+            self.training.append(metrics["rollout/ep_rew_mean"])
+        if "time/elapsed" in metrics:
+            rate = metrics.get("time/updates_per_second", 0.0)
+            self.marks.append(Mark(step, metrics["time/elapsed"], rate))
+        if not self.live and self.heard - self.said >= self.pause:
+            self.said = self.heard
+            with contextlib.suppress(OSError):  # nobody reads it: no reason to fail
+                print(self.plain(), file=self.console.file, flush=True)
 
     def log_episodes(self, step: int, rows: Sequence[EpisodeFields]) -> None:
-        """Show the mean returns by sampler, on a line that stays and in the bar."""
+        """Note the mean returns by sampler, on a line that stays."""
         means = {s: m[0] for s, m in evaluation_means(rows).items()}
-        if not means:
-            return
-        sampler, mean = next(iter(means.items()))
-        self.evaluation = f"{sampler} {rounded(mean)}"
-        self.bar.update(self.task, score=self.score())
-        if self.console.is_terminal:
-            line = "   ".join(
-                f"{s} [bold]{rounded(m)}[/bold]" for s, m in means.items()
-            )
-            self.console.print(
-                f"{thousands(step):>10} steps   evaluation return   {line}",
-                highlight=False,
-            )
+        for sampler, mean in means.items():
+            self.evaluations.setdefault(sampler, []).append(mean)
+        if self.live and means:
+            words = (f"{s} [bold]{rounded(m)}[/bold]" for s, m in means.items())
+            line = f"{thousands(step):>10} steps   evaluation return   "
+            self.console.print(line + "   ".join(words), highlight=False)
 
     def close(self) -> None:
         """Leave the last state on the screen."""
-        self.bar.stop()
+        if self.live:
+            self.live.stop()
 
-    def steps(self, step: int) -> str:
-        """Steps done, of all."""
-        return f"{thousands(step)}/{thousands(self.total)}"
+    def pace(self) -> str:
+        """Steps done, of all; speed; time left, which runs down between rows."""
+        words = [f"{thousands(self.step)}/{thousands(self.total)}"]
+        if rate := speed(self.marks):
+            words.append(f"{rounded(rate)}/s")
+        if left := time_left(self.marks, self.total):
+            since = time.monotonic() - self.heard
+            words.append(f"{duration(max(0.0, left - since))} left")
+        return "  ".join(words)
 
-    def score(self) -> str:
-        """The latest mean returns: of training, and of the evaluation's sampler."""
-        return f"return {self.training}  {self.evaluation}".rstrip()
+    def scores(self) -> list[tuple[str, list[float]]]:
+        """Returns so far: of training, and under the evaluation's first sampler."""
+        named = [("return", self.training), *list(self.evaluations.items())[:1]]
+        return [(name, values) for name, values in named if values]
+
+    def plain(self) -> str:
+        """Everything in one line without control characters."""
+        scores = [f"{name} {rounded(values[-1])}" for name, values in self.scores()]
+        return "  ".join([self.doing, self.pace(), *scores])
+
+    def render(self) -> "RenderableType":
+        """The two lines, as wide as the terminal."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar as Bar
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        first, second = Grid.grid(expand=True, padding=(0, 2, 0, 0)), Text(no_wrap=True)
+        first.add_column(width=10, no_wrap=True)
+        first.add_column(ratio=1)
+        first.add_column(no_wrap=True, justify="right")
+        bar = Bar(self.total, min(self.step, self.total))
+        first.add_row(self.doing[:10], bar, self.pace())
+        width = max(4, min(30, (self.console.width - 48) // 2))
+        width = 0 if self.console.options.ascii_only else width
+        for name, values in self.scores():
+            second.append(f"{name} ").append(rounded(values[-1]), "bold")
+            second.append(f" {sparkline(values, width)}   ", "progress.percentage")
+        return Group(first, second)
 
 
 def thousands(number: float) -> str:
