@@ -72,7 +72,7 @@ class Page:
             message["sessionId"] = self.session
         os.write(self.out, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self.receive(20)
+            answer = self.receive(60)
             if answer.get("id") == self.number:
                 assert "error" not in answer, answer
                 return answer["result"]
@@ -101,7 +101,7 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def until(self, expression, seconds=15):
+    def until(self, expression, seconds=30):
         """Wait until an expression is true; its value."""
         end = time.monotonic() + seconds
         while not (value := self.ask(expression)):
