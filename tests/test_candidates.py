@@ -3,12 +3,12 @@
 import csv
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import simpo.plotting
 from simpo import runs
-from simpo.loggers import MultiLogger
-from tiny import tiny, tiny_run
+from tiny import tiny_run
 
 
 @pytest.fixture(autouse=True)
@@ -16,18 +16,12 @@ def without_pictures(monkeypatch):
     monkeypatch.setattr(simpo.plotting, "plot_run", lambda directory: [])
 
 
-def trained(out, run):
-    return runs.start_run(run, out, bar=Silent()).directory
-
-
-class Silent(MultiLogger):
-    def phase(self, text):
-        pass
-
-
-def bytes_of(directory):
-    names = "progress.csv", "evaluations.csv", "policy/model.safetensors"
-    return [(directory / name).read_bytes() for name in names]
+def state(trainer):
+    """Everything that the rest of a run depends on."""
+    taken = trainer.snapshot()
+    numbers = {k: v for k, v in taken.numbers.items() if k != "elapsed"}
+    arrays = {name: np.asarray(x).tobytes() for name, x in taken.arrays.items()}
+    return numbers, arrays, taken.environments, trainer.buffer.added
 
 
 def test_every_evaluation_writes_them_and_training_does_not_notice(
@@ -36,26 +30,24 @@ def test_every_evaluation_writes_them_and_training_does_not_notice(
     usual, seen = runs.write_candidates, []
 
     def spy(path, explain, trainer):
-        before = trainer.step, path.exists()
+        before, was_there = state(trainer), path.exists()
         usual(path, explain, trainer)
-        seen.append((*before, path.read_bytes() if path.exists() else None))
+        assert repr(state(trainer)) == repr(before)
+        text = path.read_bytes() if path.exists() else None
+        seen.append((trainer.step, was_there, text))
 
     monkeypatch.setattr(runs, "write_candidates", spy)
-    directory = trained(tmp_path / "with", tiny_run())
+    run = tiny_run()
+    directory = runs.start_run(run, tmp_path).directory
     steps, was_there, texts = zip(*seen, strict=True)
     assert steps == (0, 100, 200)
     assert was_there == (False, False, True)  # nothing to explain at the first
-    assert texts[0] is None and texts[1] != texts[2] == candidates(directory)
-    with (directory / "candidates.csv").open(newline="") as file:
+    path = directory / "candidates.csv"
+    assert texts[0] is None and texts[1] != texts[2] == path.read_bytes()
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == runs.EXPLAINED_STATES * tiny().candidates
+    assert len(rows) == runs.EXPLAINED_STATES * run.agent.candidates
     assert not list(directory.glob(".*"))  # nothing half written is left
-    monkeypatch.setattr(runs, "write_candidates", lambda *_: None)
-    assert bytes_of(directory) == bytes_of(trained(tmp_path / "without", tiny_run()))
-
-
-def candidates(directory):
-    return (directory / "candidates.csv").read_bytes()
 
 
 def test_agents_on_policy_write_nothing(tmp_path):
