@@ -49,7 +49,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def way():
     """How MuJoCo draws here."""
-    choice = choose_way("InvertedPendulum-v5")
+    choice = choose_way("InvertedPendulum-v5", {})
     if choice.way is None:
         pytest.skip(f"MuJoCo cannot draw here: {choice.reason}")
     return choice.way
@@ -58,7 +58,7 @@ def way():
 @pytest.fixture
 def drawable(monkeypatch):
     """Spare the trial: what is drawn needs no OpenGL."""
-    monkeypatch.setattr(video, "choose_way", lambda env: Choice("", {}))
+    monkeypatch.setattr(video, "choose_way", lambda *_: Choice("", {}))
 
 
 def evaluate(run, *words):
@@ -90,7 +90,8 @@ def film(env=DRAWN, steps=4, seed=3, return_=None, path="v.mp4"):
         ended = task.step(actions[-1]).episodes
     score = ended[0].return_ if return_ is None else return_
     (own,) = spawn_seeds(seed, 1)
-    return Film(env, own, np.concatenate(actions), score, Path(path).absolute(), "t")
+    done = np.concatenate(actions)
+    return Film(env, {}, own, done, score, Path(path).absolute(), "t")
 
 
 def recorded(*films, way=""):
@@ -239,12 +240,12 @@ def test_a_video_that_fails_is_a_warning(run, capfd, drawable):
 
 def test_a_task_without_pictures_says_so(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    reason = choose_way("drawn:test/DrawnBlind-v0").reason
+    reason = choose_way("drawn:test/DrawnBlind-v0", {}).reason
     assert reason == "it draws no pictures"
 
 
 def test_a_way_is_asked_for_the_task_itself(monkeypatch):
     seen = []
     monkeypatch.setattr(video, "choose", lambda p: seen.append(p) or Choice("egl", {}))
-    assert choose_way("Task-v0").way == "egl"
+    assert choose_way("Task-v0", {}).way == "egl"
     assert seen == [("-m", "simpo.video", "--first", "Task-v0")]

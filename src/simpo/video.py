@@ -6,7 +6,8 @@ was scored. A film whose return is not that of the table, to the last bit, is no
 
 `record` starts `python -m simpo.video FOLDER`, which writes the videos and prints a
 line of JSON as it goes; whatever happens to it, libraries that crash included, happens
-to it alone. `python -m simpo.video --first ENV` draws one frame, to see if that works.
+to it alone. `python -m simpo.video --first ENV KWARGS` draws one frame, to see if that
+works.
 """
 
 import importlib.util
@@ -20,11 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from simpo.envs import ControlEnv, Episode
+from simpo.envs import ControlEnv, Episode, make_one
 from simpo.rendering import Choice, choose, environment, gist
 from simpo.types import SimpoError
 
@@ -41,6 +41,7 @@ class Film(NamedTuple):
 
     Attributes:
         env: Gymnasium id.
+        env_kwargs: Keyword arguments of the task.
         seed: Seed of its environment.
         actions: What was done, in [-1, 1] [T, A].
         return_: What it was scored.
@@ -49,6 +50,7 @@ class Film(NamedTuple):
     """
 
     env: str
+    env_kwargs: dict[str, Any]
     seed: int
     actions: np.ndarray
     return_: float
@@ -61,9 +63,9 @@ def encoder_missing() -> bool:
     return importlib.util.find_spec("imageio_ffmpeg") is None
 
 
-def choose_way(env: str) -> Choice:
+def choose_way(env: str, env_kwargs: dict[str, Any]) -> Choice:
     """The first way in which a frame of this task can be drawn."""
-    return choose(("-m", "simpo.video", "--first", env))
+    return choose(("-m", "simpo.video", "--first", env, json.dumps(env_kwargs)))
 
 
 def record(
@@ -142,11 +144,10 @@ def read_films(folder: Path) -> list[Film]:
     return [Film(**row | change) for row, change in zip(rows, changes, strict=True)]
 
 
-def build(env: str) -> SyncVectorEnv:
+def build(env: str, env_kwargs: dict[str, Any]) -> SyncVectorEnv:
     """One environment that draws; the end of an episode stays on the screen."""
-    make = partial(
-        gymnasium.make, env, render_mode="rgb_array", disable_env_checker=True
-    )
+    settings = {"render_mode": "rgb_array", "disable_env_checker": True}
+    make = partial(make_one, env, **env_kwargs | settings)
     return SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
@@ -190,7 +191,7 @@ def open_video(path: Path, film: Film, vector: SyncVectorEnv) -> Generator[Any, 
 def play(film: Film, path: Path, advance: Callable[[int], None]) -> float:
     """Show an episode, from the first observation to the last; its return."""
     ended: list[Episode] = []
-    with closing(build(film.env)) as vector:
+    with closing(build(film.env, film.env_kwargs)) as vector:
         env = ControlEnv(vector, seed=[film.seed], name=film.env)
         env.reset()
         with closing(open_video(path, film, vector)) as video:
@@ -230,7 +231,7 @@ def tell(**report: Any) -> None:
 def main(argv: list[str]) -> int:
     """Draw one frame of a task, or make the films that a folder asks for."""
     if argv[0] == "--first":
-        vector = build(argv[1])
+        vector = build(argv[1], json.loads(argv[2]))
         vector.reset(seed=0)
         draw_frame(vector)
         return 0

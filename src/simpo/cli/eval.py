@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ import tyro
 from simpo.agents import Agent, Mode
 from simpo.agents.qsm import Langevin
 from simpo.checkpoint import SavedPolicy, load
+from simpo.cli.arguments import option_registry
 from simpo.cli.backend import keep_compiled
 from simpo.cli.bar import LateBar, Watcher
 from simpo.cli.films import choose_way, make_folder, make_videos
@@ -40,6 +41,8 @@ class EvalArguments:
     """Run directory or policy folder."""
     env: str | None = None
     """Task; the policy's own by default."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the task, 'name=value, ...'; the policy's own by default."""
     episodes: int = 20
     """Episodes per setting."""
     best_of: Counts = None
@@ -72,6 +75,7 @@ def read_arguments(argv: list[str]) -> EvalArguments:
         words,
         prog="simpo eval",
         description="Play episodes with a trained policy.",
+        registry=option_registry(),
     )
     counts = {
         "--episodes": (options.episodes,),
@@ -91,13 +95,13 @@ def read_arguments(argv: list[str]) -> EvalArguments:
     return options
 
 
-def require_fit(saved: SavedPolicy, env: str) -> np.ndarray:
+def require_fit(saved: SavedPolicy, env: str, env_kwargs: dict[str, Any]) -> np.ndarray:
     """A first observation [1, O]; refuses a task of other dimensions than the policy's.
 
     Raises:
         SimpoError: The task does not fit, or whatever `make` refuses.
     """
-    task = make(env, 1, seed=0)
+    task = make(env, 1, seed=0, env_kwargs=env_kwargs)
     try:
         if task.spec != saved.spec:
             raise SimpoError(
@@ -178,6 +182,7 @@ def score(
     settings: Sequence[Setting],
     saved: SavedPolicy,
     env: str,
+    env_kwargs: dict[str, Any],
     obs: np.ndarray,
     options: EvalArguments,
 ) -> list[Result]:
@@ -196,6 +201,7 @@ def score(
                 *(agent, policy, env, mode),
                 episodes=episodes,
                 seed=options.seed,
+                env_kwargs=env_kwargs,
                 watch=watch,
             )
             actions = [np.stack(done) for done in watch.actions]
@@ -232,22 +238,24 @@ def main(argv: list[str]) -> int:
     if not options.env:
         require_no_module(options.run, saved.env)
     env = options.env or saved.env
-    obs = require_fit(saved, env)
+    own = options.env is None and not options.env_kwargs
+    env_kwargs = saved.env_kwargs if own else options.env_kwargs
+    obs = require_fit(saved, env, env_kwargs)
     settings = grid(options, saved, obs)
     is_run = (options.run / "policy").is_dir()
     home = options.run if is_run else options.run.parent
     folder, way = options.video_dir or home / "videos", None
     if options.video:
         make_folder(folder)
-        way = choose_way(env)
+        way = choose_way(env, env_kwargs)
     keep_compiled()
-    results = score(settings, saved, env, obs, options)
+    results = score(settings, saved, env, env_kwargs, obs, options)
     device = jax.devices()[0].device_kind
     if not options.json:
         show(results, env, device)
     paths = draw(results, env, home)
     if way is not None:
-        paths += make_videos(results, env, options.seed, folder, way)
+        paths += make_videos(results, env, env_kwargs, options.seed, folder, way)
     if options.json:
         report = {
             "env": env,

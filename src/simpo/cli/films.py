@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from simpo import video
 from simpo.cli.bar import LateBar
@@ -40,19 +41,25 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def choose_way(env: str) -> str | None:
+def choose_way(env: str, env_kwargs: dict[str, Any]) -> str | None:
     """How to draw, or None after a warning that says what is missing."""
     if video.encoder_missing():
         warn("no videos: the encoder is not installed: pip install 'simpo[video]'")
         return None
-    choice = video.choose_way(env)
+    choice = video.choose_way(env, env_kwargs)
     if choice.way is None:
         warn(f"no videos: {env} cannot be drawn here ({choice.reason}); simpo doctor "
              "says what is missing")  # fmt: skip
     return choice.way
 
 
-def films(results: Sequence[Result], env: str, seed: int, folder: Path) -> list[Film]:
+def films(
+    results: Sequence[Result],
+    env: str,
+    env_kwargs: dict[str, Any],
+    seed: int,
+    folder: Path,
+) -> list[Film]:
     """The first episodes of every setting, as they were scored."""
     found = []
     for setting, rows, _, actions in results:
@@ -69,15 +76,21 @@ def films(results: Sequence[Result], env: str, seed: int, folder: Path) -> list[
                 f"return {return_}"
             )
             path, own = folder / name, seeds[row.episode]
-            found.append(Film(env, own, done, row.return_, path, title))
+            film = Film(env, env_kwargs, own, done, row.return_, path, title)
+            found.append(film)
     return found
 
 
 def make_videos(
-    results: Sequence[Result], env: str, seed: int, folder: Path, way: str
+    results: Sequence[Result],
+    env: str,
+    env_kwargs: dict[str, Any],
+    seed: int,
+    folder: Path,
+    way: str,
 ) -> list[Path]:
     """Write the videos; returns those that are there, warns of those that are not."""
-    wanted = films(results, env, seed, folder)
+    wanted = films(results, env, env_kwargs, seed, folder)
     made, failed, frames = [], Counter[str](), 0
     with LateBar("frames", sum(len(film.actions) for film in wanted)) as bar:
 

@@ -36,6 +36,7 @@ __all__ = [
     "NonFiniteTransition",
     "Step",
     "make",
+    "make_one",
     "spawn_seeds",
 ]
 
@@ -148,7 +149,7 @@ def _gymnasium(
     if name not in gymnasium.registry:
         raise _unknown(env_id, gymnasium.registry)
     # ControlEnv checks and copies, so the passive checker and `copy` would be waste
-    env = partial(_one, env_id, disable_env_checker=True, **kwargs)
+    env = partial(make_one, env_id, disable_env_checker=True, **kwargs)
     with _one_line(_cannot_build(env_id, kwargs)):
         vector = SyncVectorEnv([env] * len(seeds), copy=False, autoreset_mode=autoreset)
         if kwargs:  # some values are refused no earlier than by the first reset
@@ -156,7 +157,7 @@ def _gymnasium(
     return vector, seeds
 
 
-def _one(env_id: str, **kwargs: Any) -> gymnasium.Env:
+def make_one(env_id: str, **kwargs: Any) -> gymnasium.Env:
     """A task; several observations are joined into one vector."""
     env = gymnasium.make(env_id, **kwargs)
     several = isinstance(env.observation_space, spaces.Dict | spaces.Tuple)
@@ -164,7 +165,7 @@ def _one(env_id: str, **kwargs: Any) -> gymnasium.Env:
 
 
 def _parts(vector: VectorEnv) -> ObservationParts:
-    """Names and shapes of the observations that `_one` joined: Boxes of a Dict."""
+    """Names and shapes of the observations that `make_one` joined: Boxes of a Dict."""
     for env in getattr(vector, "envs", ())[:1]:
         space = env.env.observation_space if isinstance(env, FlattenObservation) else 0
         if isinstance(space, spaces.Dict):

@@ -47,8 +47,10 @@ class RunData:
 
     @property
     def env(self) -> str:
-        """The task's id."""
-        return self.config["env"]
+        """The task: its id, and the keyword arguments that make it another one."""
+        given = self.config.get("env_kwargs") or {}
+        text = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return self.config["env"] + (f"({text})" if given else "")
 
     @property
     def weighting(self) -> str:
