@@ -5,7 +5,15 @@ import pytest
 from scipy import special
 
 from simpo.agents.simpo import SiMPO
-from simpo.networks import ACTIVATIONS, Critics, Denoiser, Dense, mish
+from simpo.networks import (
+    ACTIVATIONS,
+    MLP,
+    Critics,
+    Denoiser,
+    Dense,
+    fan_in_uniform,
+    mish,
+)
 from simpo.types import EnvSpec
 
 KEY = jax.random.key(0)
@@ -267,3 +275,20 @@ def test_no_two_leaves_of_a_fresh_state_share_a_buffer():
         (state.actor, state.critics),
         (state.behaviour, state.target_critics),
     )
+
+
+def test_layers_can_start_as_pytorch_starts_them():
+    """Weights and biases uniform within 1 / sqrt(inputs), of every critic alone."""
+    mlp = MLP.init(KEY, 300, 20, width=400, initialiser=fan_in_uniform)
+    critics = Critics.init(KEY, 280, 20, width=400, initialiser=fan_in_uniform)
+    second = critics.trunk.hidden[0]
+    inputs = [(mlp.first, 300), (mlp.trunk.hidden[0], 400), (mlp.trunk.head, 400)]
+    for layer, fan_in in [*inputs, (critics.of_state, 300), (second, 400)]:
+        for values in (layer.weight, layer.bias):
+            scaled = np.asarray(values).ravel() * np.sqrt(fan_in)
+            assert np.all(np.abs(scaled) <= 1)
+            assert 1 - np.abs(scaled).max() < 10 / len(scaled)
+            error = np.sqrt(4 / 45 / len(scaled))  # of a uniform's mean square
+            assert abs((scaled**2).mean() - 1 / 3) < 5 * error
+    assert second.weight.shape == (2, 400, 400) and second.bias.shape == (2, 1, 400)
+    assert not np.allclose(second.bias[0], second.bias[1])

@@ -24,7 +24,18 @@ from jax import Array
 from simpo.blocks import map_blocks
 from simpo.randomness import uniform
 
-__all__ = ["ACTIVATIONS", "MLP", "Activation", "Critics", "Denoiser", "Dense", "mish"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Activation",
+    "Critics",
+    "Denoiser",
+    "Dense",
+    "Initialiser",
+    "fan_in_uniform",
+    "lecun_uniform",
+    "mish",
+]
 
 Activation = Literal["mish", "relu", "gelu", "silu", "tanh"]
 
@@ -52,19 +63,39 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 def lecun_uniform(
     key: Array, inputs: Sequence[int], outputs: Sequence[int], ensemble: tuple = ()
 ) -> list["Dense"]:
-    """Layers with weights of variance 1/inputs and zero biases.
-
-    All weights come from one draw, which compiles faster than a draw each.
-    """
+    """Layers with weights of variance 1/inputs and zero biases."""
     shapes = [(*ensemble, i, o) for i, o in zip(inputs, outputs, strict=True)]
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    draws = uniform(key, (int(ends[-1]),), low=-1.0, high=1.0)
     layers = []
-    for shape, part in zip(shapes, jnp.split(draws, ends[:-1]), strict=True):
+    for shape, draws in zip(shapes, uniform_parts(key, shapes), strict=True):
         bound = math.sqrt(3.0 / max(shape[-2], 1))
         bias = (*ensemble, 1, shape[-1]) if ensemble else (shape[-1],)
-        layers.append(Dense(bound * part.reshape(shape), jnp.zeros(bias)))
+        layers.append(Dense(bound * draws, jnp.zeros(bias)))
     return layers
+
+
+def fan_in_uniform(
+    key: Array, inputs: Sequence[int], outputs: Sequence[int], ensemble: tuple = ()
+) -> list["Dense"]:
+    """Layers with weights and biases within 1/sqrt(inputs): PyTorch's default.
+
+    With weights a third of the variance of `lecun_uniform`, a Gaussian policy starts
+    near the middle of the box, as its authors' does.
+    """
+    shapes = [(*ensemble, i + 1, o) for i, o in zip(inputs, outputs, strict=True)]
+    layers = []
+    for shape, draws in zip(shapes, uniform_parts(key, shapes), strict=True):
+        both = draws / math.sqrt(max(shape[-2] - 1, 1))
+        bias = both[..., -1:, :] if ensemble else both[-1]
+        layers.append(Dense(both[..., :-1, :], bias))
+    return layers
+
+
+def uniform_parts(key: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Arrays in [-1, 1) from one draw, which compiles faster than a draw each."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    draws = uniform(key, (int(ends[-1]),), low=-1.0, high=1.0)
+    parts = jnp.split(draws, ends[:-1])
+    return [part.reshape(s) for part, s in zip(parts, shapes, strict=True)]
 
 
 class Dense(eqx.Module):
@@ -81,6 +112,10 @@ class Dense(eqx.Module):
     def __call__(self, x: Array) -> Array:
         """Shapes [..., I] -> [..., O], or [K, B, I] -> [K, B, O]."""
         return x @ self.weight + self.bias
+
+
+Initialiser = Callable[..., list[Dense]]
+"""Fresh layers from a key, their inputs, their outputs and an ensemble's axes."""
 
 
 class Trunk(eqx.Module):
@@ -115,12 +150,13 @@ class MLP(eqx.Module):
         depth: int = 2,
         activation: Activation = "relu",
         head_scale: float = 1.0,
+        initialiser: Initialiser = lecun_uniform,
     ) -> "MLP":
         """A perceptron from [..., inputs] to [..., outputs].
 
         The head's weights are multiplied by `head_scale`.
         """
-        first, *hidden, head = lecun_uniform(
+        first, *hidden, head = initialiser(
             key, [inputs, *depth * [width]], [*depth * [width], outputs]
         )
         head = Dense(head_scale * head.weight, head.bias)
@@ -219,11 +255,12 @@ class Critics(eqx.Module):
         depth: int = 3,
         activation: Activation = "mish",
         outputs: int = 1,
+        initialiser: Initialiser = lecun_uniform,
     ) -> "Critics":
         """An ensemble of `critics` networks with `depth` hidden layers each."""
         ins = [obs_dim + action_dim, *depth * [width]]
         outs = [*depth * [width], outputs]
-        first, *hidden, head = lecun_uniform(key, ins, outs, (critics,))
+        first, *hidden, head = initialiser(key, ins, outs, (critics,))
         of_state = Dense(first.weight[:, :obs_dim], first.bias)
         trunk = Trunk(tuple(hidden), head, activation)
         return Critics(of_state, first.weight[:, obs_dim:], trunk)

@@ -19,7 +19,13 @@ from jax import Array
 from simpo.agents.base import Agent, Mode, Policy, adam, descend
 from simpo.bellman import Aggregate, critic_loss, td_target
 from simpo.generative import Diffusion, GenerativeModel
-from simpo.networks import Activation, Critics, Denoiser
+from simpo.networks import (
+    Activation,
+    Critics,
+    Denoiser,
+    Initialiser,
+    lecun_uniform,
+)
 from simpo.randomness import normal
 from simpo.types import EnvSpec, Metrics, PyTree, Transition
 
@@ -100,7 +106,13 @@ class OffPolicy(Agent):
         """Adam at a constant rate."""
         return adam(self.critic_lr, self.max_grad_norm, self.adam_eps)
 
-    def init_critics(self, key: Array, spec: EnvSpec, outputs: int = 1) -> Critics:
+    def init_critics(
+        self,
+        key: Array,
+        spec: EnvSpec,
+        outputs: int = 1,
+        initialiser: Initialiser = lecun_uniform,
+    ) -> Critics:
         """Fresh critics with some outputs each."""
         return Critics.init(
             key,
@@ -111,6 +123,7 @@ class OffPolicy(Agent):
             depth=self.critic_depth,
             activation=self.critic_activation,
             outputs=outputs,
+            initialiser=initialiser,
         )
 
     def fit_critics(

@@ -22,7 +22,7 @@ from jax import Array
 from simpo.agents.base import NOT_NEGATIVE, POSITIVE, Mode, Policy, descend, step_key
 from simpo.agents.offpolicy import OffPolicy, best_action, perturb
 from simpo.bellman import Aggregate, polyak
-from simpo.networks import MLP, Activation, Critics
+from simpo.networks import MLP, Activation, Critics, fan_in_uniform
 from simpo.randomness import normal
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
 
@@ -102,8 +102,9 @@ class SAC(OffPolicy):
             width=self.width,
             depth=self.depth,
             activation=self.activation,
+            initialiser=fan_in_uniform,
         )
-        critics = self.init_critics(critic_key, spec)
+        critics = self.init_critics(critic_key, spec, initialiser=fan_in_uniform)
         log_alpha = jnp.asarray(math.log(self.alpha), jnp.float32)
         return SacState(
             actor=actor,

@@ -20,7 +20,7 @@ from jax import Array
 from simpo.agents.base import COUNT, NOT_NEGATIVE, Mode, Policy, descend, step_key
 from simpo.agents.offpolicy import OffPolicy, perturb
 from simpo.bellman import polyak
-from simpo.networks import MLP, Activation, Critics
+from simpo.networks import MLP, Activation, Critics, fan_in_uniform
 from simpo.randomness import normal
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError, Transition
 
@@ -109,8 +109,9 @@ class TD3(OffPolicy):
             width=self.width,
             depth=self.depth,
             activation=self.activation,
+            initialiser=fan_in_uniform,
         )
-        critics = self.init_critics(critic_key, spec)
+        critics = self.init_critics(critic_key, spec, initialiser=fan_in_uniform)
         delayed = Delayed(
             actor=actor,
             target_actor=jax.tree.map(jnp.copy, actor),
