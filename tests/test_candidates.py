@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import simpo.plotting
-from simpo import runs
+from simpo import candidates, runs
 from tiny import tiny_run
 
 
@@ -27,7 +27,7 @@ def state(trainer):
 def test_every_evaluation_writes_them_and_training_does_not_notice(
     tmp_path, monkeypatch
 ):
-    usual, seen = runs.write_candidates, []
+    usual, seen = candidates.write_candidates, []
 
     def spy(path, explain, trainer):
         before, was_there = state(trainer), path.exists()
@@ -36,7 +36,7 @@ def test_every_evaluation_writes_them_and_training_does_not_notice(
         text = path.read_bytes() if path.exists() else None
         seen.append((trainer.step, was_there, text))
 
-    monkeypatch.setattr(runs, "write_candidates", spy)
+    monkeypatch.setattr(candidates, "write_candidates", spy)
     run = tiny_run()
     directory = runs.start_run(run, tmp_path).directory
     steps, was_there, texts = zip(*seen, strict=True)
@@ -46,7 +46,7 @@ def test_every_evaluation_writes_them_and_training_does_not_notice(
     assert texts[0] is None and texts[1] != texts[2] == path.read_bytes()
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == runs.EXPLAINED_STATES * run.agent.candidates
+    assert len(rows) == candidates.EXPLAINED_STATES * run.agent.candidates
     assert not list(directory.glob(".*"))  # nothing half written is left
 
 
@@ -55,5 +55,5 @@ def test_agents_on_policy_write_nothing(tmp_path):
         rollout_steps = 32
 
     trainer = SimpleNamespace(run=SimpleNamespace(agent=OnPolicy))
-    runs.write_candidates(tmp_path / "candidates.csv", None, trainer)
+    candidates.write_candidates(tmp_path / "candidates.csv", None, trainer)
     assert not list(tmp_path.iterdir())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from simpo.agents import TD3 as TD3
     from simpo.agents import ReleasedDPMD as ReleasedDPMD
     from simpo.agents import SiMPO as SiMPO
+    from simpo.callbacks import Callback as Callback
     from simpo.checkpoint import load as load
     from simpo.envs import make as make
     from simpo.evaluation import evaluate as evaluate
@@ -72,6 +73,7 @@ NAMES = {
     "simpo.envs": ["make"],
     "simpo.runs": ["train"],
     "simpo.evaluation": ["evaluate"],
+    "simpo.callbacks": ["Callback"],
     "simpo.checkpoint": ["load"],
     "simpo.types": ["SimpoError"],
 }
@@ -89,6 +91,7 @@ __all__ = [
     "SDAC",
     "TD3",
     "Advantage",
+    "Callback",
     "Custom",
     "Diffusion",
     "DualAscent",

@@ -8,7 +8,6 @@ runs/<env>/<agent>/<stamp>-s<seed>/
 """
 
 import contextlib
-import csv
 import importlib.metadata
 import os
 import platform
@@ -17,18 +16,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from simpo import snapshots
 from simpo.agents import Agent
+from simpo.callbacks import Callback
+from simpo.candidates import CandidatesWriter
 from simpo.checkpoint import read_json, write_json
 from simpo.config import from_json, to_json
 from simpo.evaluation import EpisodeRow
@@ -48,8 +47,6 @@ from simpo.types import SimpoError
 __all__ = ["Finished", "resume", "runs_like", "start_or_resume", "start_run", "train"]
 
 PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
-EXPLAINED_STATES = 16
-"""States whose candidates are drawn in the picture of weights against values."""
 
 
 @dataclass(frozen=True)
@@ -125,41 +122,13 @@ def describe_machine() -> dict[str, object]:
     }
 
 
-def write_candidates(path: Path, explain: Callable[..., Any], trainer: Trainer) -> None:
-    """Values and weights of candidates in some states of the buffer, as a table.
-
-    The states are drawn by a generator of their own, so training does not notice.
-
-    Args:
-        path: The table; written aside and renamed.
-        explain: The agent's, compiled.
-        trainer: The run under way; nothing is written before its first transition.
-    """
-    if trainer.run.agent.rollout_steps or not trainer.buffer.size:
-        return
-    rng = np.random.default_rng(trainer.run.seed)
-    obs = trainer.buffer.sample(rng, 1, EXPLAINED_STATES).obs[0]
-    obs = trainer.run.agent.observed(obs, trainer.policy.moments)
-    explained = explain(trainer.state, obs, trainer.act_key)
-    if explained is None:
-        return
-    q, weights = (np.asarray(x) for x in explained)
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["state", "candidate", "q", "weight"])
-        for state, candidate in np.ndindex(q.shape):
-            at = state, candidate
-            table.writerow([state, candidate, float(q[at]), float(weights[at])])
-    aside.replace(path)
-
-
 def start_run(
     run: Run,
     out: Path,
     *,
     command: Sequence[str] = (),
     bar: ProgressLogger | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Finished:
     """Train in a new run directory.
 
@@ -168,6 +137,7 @@ def start_run(
         out: Parent of run directories.
         command: The command, for the record.
         bar: Where progress is shown; a bar of its own by default.
+        callbacks: Told of steps, evaluations and checkpoints.
 
     Raises:
         SimpoError: The run is impossible, or failed; what was logged stays.
@@ -180,11 +150,15 @@ def start_run(
     write_json(directory / "env.json", describe_machine())
     (directory / "command.txt").write_text(shlex.join(command) + "\n")
     with alone(directory), stopped_by_signals() as stop:
-        return carry_out(run, directory, None, bar, stop)
+        return carry_out(run, directory, None, bar, stop, callbacks)
 
 
 def resume(
-    directory: Path, *, trust: bool = False, bar: ProgressLogger | None = None
+    directory: Path,
+    *,
+    trust: bool = False,
+    bar: ProgressLogger | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Finished:
     """Go on with a run from its newest undamaged checkpoint, or from the beginning.
 
@@ -193,6 +167,7 @@ def resume(
         trust: Read checkpoints that someone else wrote. They hold a pickle: reading
             it can run code.
         bar: Where progress is shown; a bar of its own by default.
+        callbacks: Told of steps, evaluations and checkpoints.
 
     Raises:
         SimpoError: Not a run directory, a run that is done, or a failed run; a
@@ -206,7 +181,8 @@ def resume(
     run = from_json(read_json(config), Run)
     run.check()
     with alone(directory), stopped_by_signals() as stop:
-        return carry_out(run, directory, rewound(directory, trust), bar, stop)
+        checkpoint = rewound(directory, trust)
+        return carry_out(run, directory, checkpoint, bar, stop, callbacks)
 
 
 def rewound(directory: Path, trust: bool) -> Path | None:
@@ -284,18 +260,19 @@ def carry_out(
     checkpoint: Path | None,
     bar: ProgressLogger | None,
     stop: StopRequest,
+    callbacks: Sequence[Callback],
 ) -> Finished:
     """Train in a run directory, from a checkpoint or from the beginning."""
     started, status = time.perf_counter(), directory / "status.json"
     bar = bar or ProgressBar(run.steps)
     tables = CsvLogger(directory)
     logger = MultiLogger(tables, TensorBoardLogger(directory / "tb"), bar)
-    candidates = directory / "candidates.csv"
-    explain = partial(write_candidates, candidates, jax.jit(run.agent.explain))
+    candidates = CandidatesWriter(directory / "candidates.csv", run.agent.explain)
+    callbacks = (candidates, *callbacks)
     trainer = None
     try:
         trainer = Trainer(
-            run, directory, logger, bar.phase, tables.positions, stop, explain
+            run, directory, logger, bar.phase, tables.positions, stop, callbacks
         )
         if checkpoint:
             with snapshots.fitting(checkpoint):
@@ -352,7 +329,12 @@ def stopped_by_signals() -> Iterator[StopRequest]:
 
 
 def train(
-    agent: Agent, env: str, *, out: str | Path = "runs", **settings: object
+    agent: Agent,
+    env: str,
+    *,
+    out: str | Path = "runs",
+    callbacks: Sequence[Callback] = (),
+    **settings: object,
 ) -> Finished:
     """Train an agent on a task.
 
@@ -360,6 +342,7 @@ def train(
         agent: The agent with its hyper-parameters.
         env: Gymnasium id.
         out: Parent of run directories.
+        callbacks: Told of steps, evaluations and checkpoints.
         **settings: Further fields of `Run`: steps, seed, num_envs, ...
 
     Returns:
@@ -369,4 +352,5 @@ def train(
         SimpoError: Impossible settings, or a failed run.
     """
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return start_run(Run(env=env, agent=agent, **settings), Path(out), command=command)  # pyright: ignore[reportArgumentType]
+    run = Run(env=env, agent=agent, **settings)  # pyright: ignore[reportArgumentType]
+    return start_run(run, Path(out), command=command, callbacks=callbacks)

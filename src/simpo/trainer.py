@@ -15,7 +15,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ import numpy as np
 from simpo import envs, snapshots
 from simpo.agents import Policy, compile_decide, compile_init, compile_updates
 from simpo.agents.normalisation import Moments, nothing_seen
+from simpo.callbacks import Callback
 from simpo.checkpoint import save_policy
 from simpo.evaluation import EpisodeRow, evaluate
 from simpo.loggers import Logger
@@ -72,7 +73,7 @@ class Trainer:
         positions: How far the logs have come, for checkpoints.
         phase: Told what is going on, for the progress bar.
         stop: Looked at after every step.
-        evaluated: Called after every evaluation; it must change nothing.
+        callbacks: Told of steps, evaluations and checkpoints.
 
     Raises:
         SimpoError: The run or the task is impossible.
@@ -86,12 +87,13 @@ class Trainer:
         phase: Callable[[str], None] = lambda text: None,
         positions: Callable[[], dict[str, Any]] = dict,
         stop: StopRequest | None = None,
-        evaluated: "Callable[[Trainer], None]" = lambda trainer: None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         run.check()
         self.run, self.directory, self.logger = run, directory, logger
         self.phase, self.positions = phase, positions
-        self.stop, self.evaluated = stop or StopRequest(), evaluated
+        self.stop, self.callbacks = stop or StopRequest(), callbacks
+        self.ended = False
         env_seed, warmup, replay, agent, self.eval_seed = (
             int(s) for s in np.random.SeedSequence(run.seed).generate_state(5)
         )
@@ -128,7 +130,7 @@ class Trainer:
         """
         run = self.run
         with jax.default_matmul_precision(run.precision):
-            while self.step < run.steps:
+            while self.step < run.steps and not self.ended:
                 if self.step >= self.next_eval:
                     self.evaluate()
                     self.next_eval += run.eval_every
@@ -140,6 +142,8 @@ class Trainer:
                     self.next_log += run.log_every
                 if self.stop.made or self.step >= self.next_checkpoint:
                     self.checkpoint()
+                answers = [callback.on_step(self) for callback in self.callbacks]
+                self.ended = False in answers
             rows = self.evaluate()
         self.env.close()
         return rows
@@ -158,6 +162,8 @@ class Trainer:
         self.saved = self.buffer.added
         self.next_checkpoint = self.step + self.run.checkpoint_every
         self.phase("training")
+        for callback in self.callbacks:
+            callback.on_checkpoint(self, self.last_checkpoint)
         if self.stop.made:
             raise Stopped(
                 f"stopped at step {self.step:,}; go on with: "
@@ -375,5 +381,6 @@ class Trainer:
             box=self.env.action_box,
             parts=self.env.parts,
         )
-        self.evaluated(self)
+        for callback in self.callbacks:
+            callback.on_evaluation(self, rows)
         return rows
