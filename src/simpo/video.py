@@ -146,8 +146,7 @@ def read_films(folder: Path) -> list[Film]:
 
 def build(env: str, env_kwargs: dict[str, Any]) -> SyncVectorEnv:
     """One environment that draws; the end of an episode stays on the screen."""
-    settings = {"render_mode": "rgb_array", "disable_env_checker": True}
-    make = partial(make_one, env, **env_kwargs | settings)
+    make = partial(make_one, env, env_kwargs | {"render_mode": "rgb_array"})
     return SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP)
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "reproduce": "make a figure of the paper: bandit, landscape-map, geometry",
     "bench": "train all agents under one protocol and rank them",
     "watch": "show runs while they go on, on a web page or in the terminal",
+    "export": "write a policy for robots: ONNX, StableHLO or safetensors, checked",
     "plot": "draw learning curves, weights and diagnostics of run directories",
     "push": "send a policy with a model card to the Hugging Face Hub",
     "pull": "fetch a policy from the Hugging Face Hub",

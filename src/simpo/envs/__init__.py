@@ -140,6 +140,17 @@ def spawn_seeds(seed: int, num_envs: int) -> list[int]:
     return (np.random.SeedSequence(seed).generate_state(num_envs) >> 1).tolist()
 
 
+def make_one(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gymnasium.Env:
+    """One copy of a task as it is, for its spaces, its model, its rate, its pictures.
+
+    Raises:
+        SimpoError: Unknown task, or one that cannot be built.
+    """
+    with _known_warnings_muted():
+        vector, _ = _gymnasium(env_id, [0], AutoresetMode.DISABLED, env_kwargs or {})
+    return vector.envs[0]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _gymnasium(
     env_id: str, seeds: list[int], autoreset: AutoresetMode, kwargs: dict[str, Any]
 ) -> tuple[VectorEnv, list[int] | None]:
@@ -149,7 +160,7 @@ def _gymnasium(
     if name not in gymnasium.registry:
         raise _unknown(env_id, gymnasium.registry)
     # ControlEnv checks and copies, so the passive checker and `copy` would be waste
-    env = partial(make_one, env_id, disable_env_checker=True, **kwargs)
+    env = partial(_joined, env_id, disable_env_checker=True, **kwargs)
     with _one_line(_cannot_build(env_id, kwargs)):
         vector = SyncVectorEnv([env] * len(seeds), copy=False, autoreset_mode=autoreset)
         if kwargs:  # some values are refused no earlier than by the first reset
@@ -157,7 +168,7 @@ def _gymnasium(
     return vector, seeds
 
 
-def make_one(env_id: str, **kwargs: Any) -> gymnasium.Env:
+def _joined(env_id: str, **kwargs: Any) -> gymnasium.Env:
     """A task; several observations are joined into one vector."""
     env = gymnasium.make(env_id, **kwargs)
     several = isinstance(env.observation_space, spaces.Dict | spaces.Tuple)
@@ -165,7 +176,7 @@ def make_one(env_id: str, **kwargs: Any) -> gymnasium.Env:
 
 
 def _parts(vector: VectorEnv) -> ObservationParts:
-    """Names and shapes of the observations that `make_one` joined: Boxes of a Dict."""
+    """Names and shapes of the observations that `_joined` joined: Boxes of a Dict."""
     for env in getattr(vector, "envs", ())[:1]:
         space = env.env.observation_space if isinstance(env, FlattenObservation) else 0
         if isinstance(space, spaces.Dict):
