@@ -9,14 +9,20 @@ import jax
 import numpy as np
 import pytest
 
-from simpo.agents import AGENTS, QSM, SDAC, Policy, SiMPO, compile_init
-from simpo.agents.qsm import Langevin
-from simpo.checkpoint import SavedPolicy, load, save_policy
+from exporting import (
+    OBS,
+    VARIANTS,
+    act_and_record,
+    choosy,
+    noise_of,
+    saved_policy,
+)
+from simpo.agents import SAC, Policy, SiMPO
+from simpo.checkpoint import load, save_policy
 from simpo.export import export_policy, parity
 from simpo.export.program import make_program
-from simpo.generative import Diffusion, DPMSolver2M, Flow, Heun, Velocity
 from simpo.types import ActionBox, EnvSpec, SimpoError
-from tiny import SPEC, tiny
+from tiny import tiny
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -24,30 +30,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from simpo.export.onnx_graph import to_onnx  # noqa: E402
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "onnx_policy.py"
-BOX = ActionBox((-3.0, 0.5), (1.0, 2.5))
-MULTISTEP = Diffusion(denoising_steps=3, sampler=DPMSolver2M(), prediction=Velocity())
-VARIANTS = {
-    **{cls.__name__: tiny(cls) for cls in AGENTS},
-    "Langevin": tiny(QSM, dynamics=Langevin(steps=2)),
-    "Heun, gelu": tiny(model=Flow(denoising_steps=2, solver=Heun()), activation="gelu"),
-    "DPM, silu": tiny(SDAC, activation="silu", critic_activation="relu"),
-    "2M, tanh": tiny(model=MULTISTEP, activation="tanh"),
-}
-rng = np.random.default_rng(0)
-OBS = rng.normal(size=(4, SPEC.obs_dim)).astype(np.float32)
-
-
-def saved_policy(agent, env="Nowhere-v0", spec=SPEC, box=BOX):
-    policy = agent.policy(compile_init(agent, spec)(jax.random.key(0)))
-    return SavedPolicy(agent, spec, policy, env, 7, box, jax.random.key(1))
-
-
-def choosy(agent):
-    """Three samples if the agent can choose among them."""
-    try:
-        return make_program(saved_policy(agent), best_of=3)
-    except SimpoError:
-        return make_program(saved_policy(agent), best_of=1)
 
 
 def session(model):
@@ -57,19 +39,19 @@ def session(model):
 
 
 @pytest.mark.parametrize("agent", VARIANTS.values(), ids=VARIANTS)
-def test_every_agent_gives_the_actions_of_jax(agent):
+def test_every_agent_acts_as_in_jax_with_the_numbers_it_drew(agent, monkeypatch):
     program = choosy(agent)
-    model = to_onnx(program)
-    noise = rng.normal(size=(4, program.noise_dim)).astype(np.float32)
-    inputs = {"observation": OBS} | ({"noise": noise} if program.draws else {})
-    run = session(model)
-    assert [x.name for x in run.get_inputs()] == list(inputs)
-    expected = np.asarray(jax.jit(program)(*inputs.values()))
-    (actual,) = run.run(["action"], inputs)
-    np.testing.assert_allclose(actual, expected, atol=1e-6)
-    (one,) = run.run(["action"], {k: x[:1] for k, x in inputs.items()})
-    np.testing.assert_allclose(one, expected[:1], atol=1e-6)
-    assert actual.std() > 1e-3
+    run = session(to_onnx(program))
+    expected, drawn = act_and_record(program, OBS[:1], monkeypatch)
+    noise = [np.concatenate([x, *noise_of(program, 4)]) for x in drawn]
+    feed = dict(zip(["observation", "noise"], (OBS, *noise), strict=False))
+    assert [x.name for x in run.get_inputs()] == list(feed)
+    (actions,) = run.run(["action"], feed)
+    np.testing.assert_allclose(actions[:1], expected, atol=2e-6)
+    for i in range(5):  # alone, a row acts as among others
+        (alone,) = run.run(["action"], {k: x[i : i + 1] for k, x in feed.items()})
+        np.testing.assert_allclose(alone[0], actions[i], atol=2e-6)
+    assert actions.std(axis=0).max() > 1e-3
 
 
 def test_what_depends_on_no_input_is_a_constant():
@@ -103,7 +85,7 @@ def test_an_agent_that_ignores_its_input_is_a_constant():
     saved.agent, saved.policy = tiny(Still), Policy((), ())
     run = session(to_onnx(make_program(saved, best_of=1)))
     (action,) = run.run(["action"], {"observation": OBS})
-    np.testing.assert_allclose(action, np.tile([-1.0, 1.5], (4, 1)))
+    np.testing.assert_allclose(action, np.tile([-1.0, 1.5], (5, 1)))
 
 
 @pytest.fixture
@@ -112,11 +94,10 @@ def exported(tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "ROWS", 50)
     monkeypatch.setattr(parity, "CALLS", 3)
     spec, box = EnvSpec(4, 1), ActionBox((-3.0,), (3.0,))
-    saved = saved_policy(tiny(), "InvertedPendulum-v5", spec, box)
-    save_policy(
-        tmp_path / "policy", saved.agent, spec, saved.policy, env=saved.env, step=7
-    )
-    export_policy(load(tmp_path / "policy"), tmp_path / "onnx", best_of=3)
+    saved = saved_policy(tiny(SAC), "InvertedPendulum-v5", spec, box)
+    path, agent = tmp_path / "policy", saved.agent
+    save_policy(path, agent, spec, saved.policy, env=saved.env, step=7, box=box)
+    export_policy(load(path), tmp_path / "onnx", best_of=3)
     return tmp_path / "onnx"
 
 

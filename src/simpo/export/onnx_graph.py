@@ -39,10 +39,20 @@ def run(graph: Graph, jaxpr: Any, consts: list, args: list[Value]) -> list[Value
     def read(atom: Any) -> Value:
         return atom.val if isinstance(atom, Literal) else env[atom]
 
-    for eqn in jaxpr.eqns:
+    for eqn in needed(jaxpr):
         outputs = run_equation(graph, eqn, [read(v) for v in eqn.invars])
         env |= zip(eqn.outvars, outputs, strict=True)
     return [read(v) for v in jaxpr.outvars]
+
+
+def needed(jaxpr: Any) -> list[Any]:
+    """The equations that the results depend on; keys, for one, are split in vain."""
+    wanted, kept = {v for v in jaxpr.outvars if not isinstance(v, Literal)}, []
+    for eqn in reversed(jaxpr.eqns):
+        if wanted & set(eqn.outvars):
+            wanted |= {v for v in eqn.invars if not isinstance(v, Literal)}
+            kept.append(eqn)
+    return kept[::-1]
 
 
 def run_equation(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
