@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from simpo.agents import AGENTS, QSM, SDAC
@@ -65,23 +66,27 @@ def compiled(function):
 
 
 def act_and_record(program, obs, monkeypatch):
-    """The agent's own action on obs [1, O], and the numbers it drew: [1, A], [1, K]."""
-    saved, numbers, usual = program.saved, [], jax.random.normal
+    """The agent's own action on obs [1, O], and the numbers it drew: [1, A], [1, K].
 
-    def record(key, shape):
-        numbers.append(usual(key, shape))
-        return numbers[-1]
+    The generator's place is taken by one that compiles in no time.
+    """
+    saved, drawn, rng = program.saved, [], np.random.default_rng(3)
 
-    def act(obs, key):
-        return saved.agent.act(saved.policy, obs, key, program.mode), numbers
+    def draw(key, shape):
+        drawn.append(rng.normal(size=shape).astype(np.float32))
+        return jnp.asarray(drawn[-1])
+
+    def act(obs):
+        return saved.agent.act(saved.policy, obs, jax.random.key(5), program.mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jax.random, "normal", record)
-        action, drawn = compiled(act)(obs, jax.random.key(5))
+        patch.setattr(jax.random, "normal", draw)
+        patch.setattr(jax.random, "split", lambda key, n=2: [key] * n)
+        action = np.asarray(compiled(act)(obs))
     low, high = (np.array(bound) for bound in saved.box)
     assert program.draws == tuple(x.shape for x in drawn)
     noise = [np.concatenate([x.reshape(1, -1) for x in drawn], 1)] if drawn else []
-    return 0.5 * (low + high) + 0.5 * (high - low) * np.asarray(action), noise
+    return 0.5 * (low + high) + 0.5 * (high - low) * action, noise
 
 
 def with_parameters(saved, change):

@@ -91,7 +91,7 @@ def aside(folder: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         yield scratch
     except OSError as error:
-        raise SimpoError(f"cannot write {folder}: {error.strerror}") from error
+        raise SimpoError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
