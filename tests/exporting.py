@@ -22,6 +22,7 @@ VARIANTS = {
     "Heun, gelu": tiny(model=Flow(denoising_steps=2, solver=Heun()), activation="gelu"),
     "DDPM, silu": tiny(SDAC, activation="silu", critic_activation="relu"),
     "2M, tanh": tiny(model=MULTISTEP, activation="tanh"),
+    "one step": tiny(model=Flow(denoising_steps=1)),
 }
 """Every agent, and what else the networks and samplers are made of."""
 OBS = np.random.default_rng(0).normal(size=(5, SPEC.obs_dim)).astype(np.float32)

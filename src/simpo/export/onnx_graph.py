@@ -75,21 +75,32 @@ def run_equation(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 
 def unroll(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
-    """A loop of known length, step after step."""
-    params = eqn.params
-    fixed, carried = params["num_consts"], params["num_carry"]
-    consts, rows = inputs[:fixed], inputs[fixed + carried :]
-    carry, stacks = inputs[fixed : fixed + carried], []
+    """A loop of known length, step after step.
+
+    Inputs are constants, carry and rows; results are carry and stacks. Rows and stacks
+    have an axis more outside of the body than inside.
+    """
+    body, params = eqn.params["jaxpr"], eqn.params
+    rows = count_longer(eqn.invars, body.jaxpr.invars)
+    carried = len(eqn.outvars) - count_longer(eqn.outvars, body.jaxpr.outvars)
+    before, stacked = inputs[: len(inputs) - rows], inputs[len(inputs) - rows :]
+    fixed = before[: len(before) - carried]
+    carry, results = before[len(fixed) :], []
     steps = range(params["length"])
     for i in reversed(steps) if params["reverse"] else steps:
-        row = [pick(graph, x, i) for x in rows]
-        body = params["jaxpr"]
-        results = run(graph, body.jaxpr, body.consts, [*consts, *carry, *row])
-        carry = results[:carried]
-        stacks.append(results[carried:])
+        row = [pick(graph, x, i) for x in stacked]
+        out = run(graph, body.jaxpr, body.consts, [*fixed, *carry, *row])
+        carry = out[:carried]
+        results.append(out[carried:])
     if params["reverse"]:
-        stacks.reverse()
-    return [*carry, *(stack(graph, column) for column in zip(*stacks, strict=True))]
+        results.reverse()
+    return [*carry, *(stack(graph, column) for column in zip(*results, strict=True))]
+
+
+def count_longer(outside: list[Any], inside: list[Any]) -> int:
+    """How many values have an axis more outside of a loop's body than inside."""
+    pairs = zip(outside, inside, strict=True)
+    return sum(a.aval.ndim == b.aval.ndim + 1 for a, b in pairs)
 
 
 def pick(graph: Graph, x: Value, i: int) -> Value:
