@@ -1,14 +1,15 @@
 """Policies to export: of any agent, with random parameters, made without compiling."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simpo.agents import AGENTS, QSM, SDAC
+from simpo.agents import AGENTS, QSM, SAC, SDAC
 from simpo.agents.qsm import Langevin
-from simpo.checkpoint import SavedPolicy
+from simpo.checkpoint import SavedPolicy, fresh_policy
 from simpo.export.program import make_program
 from simpo.generative import Diffusion, DPMSolver2M, Flow, Heun, Velocity
 from simpo.types import ActionBox, SimpoError
@@ -22,6 +23,7 @@ VARIANTS = {
     "Heun, gelu": tiny(model=Flow(denoising_steps=2, solver=Heun()), activation="gelu"),
     "DDPM, silu": tiny(SDAC, activation="silu", critic_activation="relu"),
     "2M, tanh": tiny(model=MULTISTEP, activation="tanh"),
+    "normalised": tiny(SAC, normalise_obs=True, normalised_clip=0.7),
     "one step": tiny(model=Flow(denoising_steps=1)),
 }
 """Every agent, and what else the networks and samplers are made of."""
@@ -31,9 +33,7 @@ OBS = np.random.default_rng(0).normal(size=(5, SPEC.obs_dim)).astype(np.float32)
 def saved_policy(agent, env="Nowhere-v0", spec=SPEC, box=BOX):
     """A policy with parameters of a plausible size."""
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(
-        lambda key: agent.policy(agent.init(key, spec)), jax.random.key(0)
-    )
+    shapes = jax.eval_shape(partial(fresh_policy, agent, spec), jax.random.key(0))
 
     def fill(path, leaf):
         values = 0.4 * rng.normal(size=leaf.shape)

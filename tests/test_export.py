@@ -77,8 +77,9 @@ def test_any_batch_can_be_traced(agent):
     assert len(closed.jaxpr.invars) == 1 + bool(program.draws)
 
 
-def test_the_program_is_predict():
-    saved = saved_policy(tiny(SAC))
+@pytest.mark.parametrize("name", ["SAC", "normalised"])
+def test_the_program_is_predict(name):
+    saved = saved_policy(VARIANTS[name])
     program = compiled(make_program(saved, deterministic=True))
     expected, _ = saved.predict(OBS, deterministic=True)
     np.testing.assert_allclose(program(OBS), expected, atol=1e-6)
@@ -129,7 +130,7 @@ def test_denoising_steps_are_those_asked_for():
         ),
         (tiny(), {"best_of": 0}, "best_of must be at least 1"),
         (tiny(SAC), {"denoising_steps": 3}, "SAC has no denoising steps to set"),
-        (tiny(), {"denoising_steps": 0}, "denoising_steps must be at least 1"),
+        (tiny(), {"denoising_steps": 0}, "denoising_steps must be between 1 and 10,000"),
         (
             tiny(QSM, dynamics=Langevin(steps=2)),
             {"denoising_steps": 3},

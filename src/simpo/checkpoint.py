@@ -10,7 +10,7 @@ import os
 import reprlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,10 +165,10 @@ class SavedPolicy:
         env: The task's id.
         step: Environment steps seen in training.
         box: Bounds of the task's actions.
+        key: Random key of the actions drawn.
         env_kwargs: Keyword arguments of the task.
         parts: Names and shapes of the observations that [O] is made of, in order; empty
             where the task has just one.
-        key: Random key of the actions drawn.
         calls: Calls of `predict` so far; each draws with a key of its own.
     """
 
@@ -178,9 +178,9 @@ class SavedPolicy:
     env: str
     step: int
     box: ActionBox
-    env_kwargs: dict[str, Any]
-    parts: ObservationParts
     key: jax.Array
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    parts: ObservationParts = ()
     calls: int = 0
 
     def predict(

@@ -49,7 +49,7 @@ def describe_task(program: Program, seed: int = 0) -> Task:
     saved = program.saved
     box = [{"low": lo, "high": hi} for lo, hi in zip(*saved.box, strict=True)]
     try:
-        env = make_one(saved.env)
+        env = make_one(saved.env, saved.env_kwargs)
     except SimpoError:
         rows = [{"name": f"obs[{i}]", "unit": None, "low": None, "high": None}
                 for i in range(saved.spec.obs_dim)]  # fmt: skip
@@ -87,6 +87,7 @@ def make_contract(
             "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         },
         "env": saved.env,
+        "env_kwargs": saved.env_kwargs,
         "agent": type(saved.agent).__name__,
         "settings": to_json(saved.agent),
         "step": saved.step,

@@ -93,8 +93,9 @@ def draw_noise(program: Program, rng: np.random.Generator, rows: int) -> tuple:
 
 def episodes(program: Program, act: Act, rng: np.random.Generator) -> np.ndarray:
     """Observations [ROWS, O] that the policy meets in its task."""
-    env = make(program.saved.env, ENVS, seed=0)
-    if env.spec != program.saved.spec:
+    saved = program.saved
+    env = make(saved.env, ENVS, seed=0, env_kwargs=saved.env_kwargs)
+    if env.spec != saved.spec:
         raise SimpoError("the task has other dimensions")
     middle, half = middle_and_half(program)
     obs, seen = env.reset(), []

@@ -108,6 +108,7 @@ class Recorder:
 
 def raw_action(saved: SavedPolicy, mode: Mode, obs: Array) -> Array:
     """Actions [B, A] in [-1, 1] of obs [B, O]; the key is never used."""
+    obs = saved.agent.observed(obs, saved.policy.moments)
     return saved.agent.act(saved.policy, obs, jax.random.key(0), mode)
 
 
