@@ -55,7 +55,7 @@ class Odd(gymnasium.Env):
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 ODD = {
-    "DictObs": (spaces.Dict({"a": BOX}), BOX),
+    "DiscreteObs": (spaces.Discrete(3), BOX),
     "DictAction": (BOX, spaces.Dict({"a": BOX})),
     "Unbounded": (BOX, spaces.Box(-np.inf, np.inf, (2,), np.float32)),
 }
@@ -144,7 +144,10 @@ def refused(capfd, tmp_path):
         ),
         (["train", "qqqq"], "unknown environment 'qqqq'; see `simpo list envs`"),
         (["train", "CartPole-v1"], "has a Discrete action space; only a bounded Box"),
-        (["train", "test/DictObs-v0"], "has a Dict observation space; only Box"),
+        (
+            ["train", "test/DiscreteObs-v0"],
+            "has a Discrete observation space; only Box",
+        ),
         (["train", "test/DictAction-v0"], "has a Dict action space; only a bounded"),
         (["train", "test/Unbounded-v0"], "has an unbounded action box"),
         (

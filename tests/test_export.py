@@ -130,7 +130,11 @@ def test_denoising_steps_are_those_asked_for():
         ),
         (tiny(), {"best_of": 0}, "best_of must be at least 1"),
         (tiny(SAC), {"denoising_steps": 3}, "SAC has no denoising steps to set"),
-        (tiny(), {"denoising_steps": 0}, "denoising_steps must be between 1 and 10,000"),
+        (
+            tiny(),
+            {"denoising_steps": 0},
+            "denoising_steps must be between 1 and 10,000",
+        ),
         (
             tiny(QSM, dynamics=Langevin(steps=2)),
             {"denoising_steps": 3},
