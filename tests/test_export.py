@@ -133,7 +133,7 @@ def test_denoising_steps_are_those_asked_for():
         (
             tiny(),
             {"denoising_steps": 0},
-            "denoising_steps must be between 1 and 10,000",
+            "denoising_steps must be between 1 and 10,",
         ),
         (
             tiny(QSM, dynamics=Langevin(steps=2)),
