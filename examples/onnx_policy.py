@@ -13,7 +13,7 @@ contract = json.loads((folder / "contract.json").read_text())
 session = onnxruntime.InferenceSession(folder / contract["model"]["file"])
 rng = np.random.default_rng(seed)
 
-env = gymnasium.make(contract["env"])
+env = gymnasium.make(contract["env"], **contract["env_kwargs"])
 obs, _ = env.reset(seed=seed)
 total, done = 0.0, False
 while not done:

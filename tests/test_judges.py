@@ -16,9 +16,10 @@ from gymnasium import spaces
 
 from simpo.agents import PPO, SAC, TD3, compile_init, compile_updates
 from simpo.bellman import advantages
+from simpo.checkpoint import load, save_policy
 from simpo.networks import Critics
-from simpo.types import EnvSpec, Rollout
-from tiny import batches
+from simpo.types import ActionBox, EnvSpec, Rollout
+from tiny import batches, tiny
 
 torch = pytest.importorskip("torch")
 sb3 = pytest.importorskip("stable_baselines3")
@@ -294,3 +295,27 @@ def test_ppo_makes_the_same_steps():
     log_std = model.policy.log_std.detach().numpy()
     np.testing.assert_allclose(state.actor.net.log_std, log_std, atol=2e-5)
     assert np.abs(log_std).max() > 1e-3
+
+
+def test_their_evaluate_policy_takes_ours_unchanged(tmp_path):
+    agent, spec = tiny(SAC), EnvSpec(obs_dim=4, action_dim=1)
+    policy = agent.policy(compile_init(agent, spec)(jax.random.key(0)))
+    box = ActionBox((-3.0,), (3.0,))
+    name = "InvertedPendulum-v5"
+    saved = load(
+        save_policy(tmp_path / "p", agent, spec, policy, env=name, step=0, box=box)
+    )
+    env = sb3.common.monitor.Monitor(gymnasium.make(name))
+    env.reset(seed=3)
+    returns, lengths = sb3.common.evaluation.evaluate_policy(
+        saved, env, 2, return_episode_rewards=True
+    )
+    env = gymnasium.make(name)
+    env.reset(seed=3)
+    for return_, length in zip(returns, lengths, strict=True):
+        obs, total, steps, done = env.reset()[0], 0.0, 0, False
+        while not done:
+            action, _ = saved.predict(obs, deterministic=True)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, steps, done = total + reward, steps + 1, terminated or truncated
+        assert (return_, length) == (pytest.approx(total), steps)
