@@ -248,4 +248,4 @@ def test_a_way_is_asked_for_the_task_itself(monkeypatch):
     seen = []
     monkeypatch.setattr(video, "choose", lambda p: seen.append(p) or Choice("egl", {}))
     assert choose_way("Task-v0", {}).way == "egl"
-    assert seen == [("-m", "simpo.video", "--first", "Task-v0")]
+    assert seen == [("-m", "simpo.video", "--first", "Task-v0", "{}")]
