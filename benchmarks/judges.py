@@ -139,9 +139,11 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    from simpo.experiments.comparison import Comparison, score
+    from simpo.experiments.comparison import Comparison
     from simpo.experiments.report import Report
     from simpo.plotting.rundata import read_run
+    from simpo.plotting.scores import score
+    from simpo.plotting.settings import headline
 
     study = Comparison(
         tasks=tuple(options.tasks),
@@ -160,7 +162,8 @@ def main() -> None:
     for agent in study.agents:
         for task in study.tasks:
             cells = [c for c in study.cells() if (c.task, c.agent) == (task, agent)]
-            ours = np.array([score(read_run(runs[c])) for c in cells])
+            played = [read_run(runs[c]) for c in cells]
+            ours = np.array([score(run, headline(run)) for run in played])
             other = np.array([known[tuple(c)] for c in cells])
             mean, low, high = difference(ours, other)
             verdict = "worse" if high < 0 else "better" if low > 0 else "not different"
