@@ -78,6 +78,7 @@ def act_and_record(program, obs, monkeypatch):
         return jnp.asarray(drawn[-1])
 
     def act(obs):
+        obs = saved.agent.observed(obs, saved.policy.moments)
         return saved.agent.act(saved.policy, obs, jax.random.key(5), program.mode)
 
     with monkeypatch.context() as patch:

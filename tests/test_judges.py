@@ -29,6 +29,10 @@ SPEC = EnvSpec(OBS, ACT)
 SMALL = {"width": WIDTH, "depth": 2, "critic_width": WIDTH, "critic_depth": 2}
 
 
+def twice(x):
+    return 2 * x
+
+
 class Still(gymnasium.Env):
     """Spaces of the right shape; nothing happens."""
 
@@ -144,6 +148,12 @@ def test_td3_makes_the_same_steps():
     )
     data = batches(UPDATES, BATCH, spec=SPEC)
     start = compile_init(agent, SPEC)(jax.random.key(0))
+    # Gradients of such small networks would be near Adam's epsilon, which factors of
+    # the losses do reach.
+    nets = ("actor", "target_actor", "target_critics")
+    larger = {n: jax.tree.map(twice, getattr(start.delayed, n)) for n in nets}
+    critics = jax.tree.map(twice, start.critics)
+    start = start._replace(critics=critics, delayed=start.delayed._replace(**larger))
     model = off_policy(sb3.TD3, agent, policy_delay=1, target_policy_noise=0.0)
     before = host((start.delayed.actor, start.critics))
     for nets in (model.actor, model.actor_target):
