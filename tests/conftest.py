@@ -21,6 +21,30 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("SIMPO_HOME", None)
 
 
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Work in an empty directory, with a key of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIMPO_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory with the policy of a tiny agent that has learnt nothing."""
+    import jax  # not before the folders above are known
+
+    from simpo.agents import compile_init
+    from simpo.checkpoint import save_policy
+    from simpo.types import EnvSpec
+    from tiny import tiny
+
+    agent, spec = tiny(), EnvSpec(4, 1)
+    policy = agent.policy(compile_init(agent, spec)(jax.random.key(0)))
+    folder = tmp_path_factory.mktemp("made") / "run" / "policy"
+    save_policy(folder, agent, spec, policy, env="InvertedPendulum-v5", step=0)
+    return folder.parent
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave nothing behind."""
     for name in ("compiled", "state"):

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from simpo.agents import AGENTS, DPPO, PPO, QSM, SAC, TD3, Mode, compile_init
+from simpo.agents import AGENTS, DPPO, PPO, QSM, SAC, TD3, Mode
+from simpo.agents.denoising import denoising_steps, with_denoising_steps
 from simpo.agents.qsm import Langevin
 from simpo.checkpoint import save_policy
 from simpo.cli import bar, main
 from simpo.cli.bar import LateBar, Watcher
-from simpo.cli.eval import steps_of, with_steps
 from simpo.cli.scores import Result, Setting, summarise
 from simpo.envs import Episode, Step
 from simpo.evaluation import EpisodeRow, Latency
 from simpo.plotting.denoising import Point, draw_lines, return_against_steps
 from simpo.types import EnvSpec, SimpoError, SimpoWarning
 from tiny import tiny
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 SPEC = EnvSpec(4, 1)
 GRID = ["--episodes", 4, "--best-of", 1, 3, "--denoising-steps", 1, 2]
@@ -39,20 +41,6 @@ def saved(folder, agent, policy=None):
     policy = policy or zeros(agent)
     env = "InvertedPendulum-v5"
     return save_policy(folder, agent, SPEC, policy, env=env, step=0)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SIMPO_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A folder with the policy, never trained, of a run."""
-    policy = tiny().policy(compile_init(tiny(), SPEC)(jax.random.key(0)))
-    folder = tmp_path_factory.mktemp("made") / "run" / "policy"
-    return saved(folder, tiny(), policy).parent
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +146,16 @@ def test_a_summary():
 @pytest.mark.parametrize("cls", AGENTS)
 def test_denoising_steps_change_how_an_agent_acts_or_are_refused(cls):
     agent, obs = tiny(cls), np.zeros((2, 4), np.float32)
-    if steps_of(agent) is None:
+    if denoising_steps(agent) is None:
         assert cls in (PPO, SAC, TD3)
         with pytest.raises(SimpoError, match=f"{cls.__name__} has no denoising steps"):
-            with_steps(agent, 5)
+            with_denoising_steps(agent, 5)
         return
     policy = zeros(agent)
     mode, key = agent.evaluating[0], jax.random.key(1)
     programs = {
         str(jax.make_jaxpr(lambda *x, a=a: a.act(*x, mode))(policy, obs, key))
-        for a in (agent, with_steps(agent, 2), with_steps(agent, 5))
+        for a in (agent, with_denoising_steps(agent, 2), with_denoising_steps(agent, 5))
     }
     assert len(programs) == 2
 

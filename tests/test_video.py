@@ -8,42 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import drawn
 from simpo import video
-from simpo.agents import compile_init
-from simpo.checkpoint import save_policy
 from simpo.cli import main
 from simpo.envs import make, spawn_seeds
 from simpo.rendering import Choice
-from simpo.types import EnvSpec, SimpoWarning
+from simpo.types import SimpoWarning
 from simpo.video import Film, choose_way, record
-from tiny import tiny
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 DRAWN = "drawn:test/Drawn-v0"
 encoder = pytest.mark.skipif(
     importlib.util.find_spec("imageio_ffmpeg") is None,
     reason="needs the extra: pip install 'simpo[video]'",
 )
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SIMPO_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A folder with the policy, never trained, of a run."""
-    agent, spec = tiny(), EnvSpec(4, 1)
-    policy = agent.policy(compile_init(agent, spec)(jax.random.key(0)))
-    folder = tmp_path_factory.mktemp("made") / "run" / "policy"
-    save_policy(folder, agent, spec, policy, env="InvertedPendulum-v5", step=0)
-    return folder.parent
 
 
 @pytest.fixture(scope="module")

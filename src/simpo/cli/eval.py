@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from simpo.agents import Agent, Mode
-from simpo.agents.qsm import Langevin
+from simpo.agents.denoising import denoising_steps, with_denoising_steps
 from simpo.checkpoint import SavedPolicy, load
 from simpo.cli.arguments import option_registry
 from simpo.cli.backend import keep_compiled
@@ -123,29 +123,6 @@ def require_no_module(run: Path, env: str) -> None:
         )
 
 
-def steps_of(agent: Agent) -> int | None:
-    """Denoising steps, of agents that act by a generative model."""
-    if isinstance(getattr(agent, "dynamics", None), Langevin):
-        return None
-    return getattr(getattr(agent, "model", None), "denoising_steps", None)
-
-
-def with_steps(agent: Agent, steps: int) -> Agent:
-    """The agent with other denoising steps.
-
-    Raises:
-        SimpoError: It has none.
-    """
-    if steps_of(agent) is None:
-        raise SimpoError(
-            f"{type(agent).__name__} has no denoising steps: leave out "
-            "--denoising-steps"
-        )
-    model: Any = getattr(agent, "model", None)
-    changes: Any = {"model": replace(model, denoising_steps=steps)}
-    return replace(agent, **changes)
-
-
 def require_choice(agent: Agent, mode: Mode) -> None:
     """Refuse best-of-n of an agent that has one action per state.
 
@@ -169,8 +146,9 @@ def grid(options: EvalArguments, saved: SavedPolicy, obs: np.ndarray) -> list[Se
     agent, counts = saved.agent, dict.fromkeys(options.best_of or ())
     modes = [Mode(best_of=n) for n in counts] or agent.evaluating
     steps = dict.fromkeys(options.denoising_steps or ())
-    agents = [with_steps(agent, n) for n in steps] or [agent]
-    settings = [Setting(a, m, steps_of(a)) for m, a in itertools.product(modes, agents)]
+    agents = [with_denoising_steps(agent, n) for n in steps] or [agent]
+    pairs = itertools.product(modes, agents)
+    settings = [Setting(a, m, denoising_steps(a)) for m, a in pairs]
     for setting in settings:
         require_choice(agent, setting.mode)
         act = partial(setting.agent.act, mode=setting.mode)

@@ -18,7 +18,8 @@ import numpy as np
 from jax import Array
 from jax.extend.core import subjaxprs
 
-from simpo.agents import Agent, Mode
+from simpo.agents import Mode
+from simpo.agents.denoising import with_denoising_steps
 from simpo.checkpoint import SavedPolicy
 from simpo.randomness import drawing
 from simpo.types import SimpoError
@@ -148,7 +149,7 @@ def make_program(
         require_effect(f"best of {mode.best_of}", program, single)
     if denoising_steps is None:
         return program
-    changed = replace(saved, agent=with_steps(saved.agent, denoising_steps))
+    changed = replace(saved, agent=with_denoising_steps(saved.agent, denoising_steps))
     other = bind(changed, mode)
     if changed.agent != saved.agent:
         require_effect(f"{denoising_steps} denoising steps", other, program)
@@ -162,15 +163,6 @@ def bind(saved: SavedPolicy, mode: Mode) -> Program:
     with drawing(recorder):
         jax.eval_shape(lambda obs: raw_action(saved, mode, obs), obs)
     return Program(saved, mode, tuple(recorder.shapes))
-
-
-def with_steps(agent: Agent, steps: int) -> Agent:
-    """The agent with T denoising steps."""
-    model: Any = getattr(agent, "model", None)
-    if model is None:
-        raise SimpoError(f"{type(agent).__name__} has no denoising steps to set")
-    changes: Any = {"model": replace(model, denoising_steps=steps)}
-    return replace(agent, **changes)
 
 
 def require_effect(what: str, program: Program, without: Program) -> None:
