@@ -301,14 +301,14 @@ def reproduce_quickly(name, tmp_path, *options):
 
 
 def test_the_bandit_study(tmp_path):
-    out, folder = reproduce_quickly("bandit", tmp_path, "--trials", "4")
+    out, folder = reproduce_quickly("bandit", tmp_path, "--trials", "2")
     names = {path.stem for path in folder.glob("*.svg")}
     assert names == {"escape", "curvature", "curvature_sweep"}
     settings = json.loads((folder / "figures.json").read_text())
-    assert settings["Escape"]["noise"] == 0.2 and settings["Curvature"]["trials"] == 4
+    assert settings["Escape"]["noise"] == 0.2 and settings["Curvature"]["trials"] == 2
     rows = read(folder / "escape.csv")
-    assert len(rows) == 5 * 4 and {row["method"] for row in rows} >= {"Lin. Neg."}
-    assert len(read(folder / "curvature.csv")) == 2 * 3 * 3 * 4
+    assert len(rows) == 5 * 2 and {row["method"] for row in rows} >= {"Lin. Neg."}
+    assert len(read(folder / "curvature.csv")) == 2 * 3 * 3 * 2
     assert out.count("best on broad optima") == out.count("best on sharp optima") == 3
     verdicts = [line for line in out.splitlines() if line.startswith("[")]
     assert len(verdicts) == 3 + 9

@@ -48,10 +48,10 @@ class BanditStudy(Study):
             return Escape(self.trials), Curvature(self.trials)
         trials = min(self.trials, 8)
         return (
-            Escape(trials, rounds=400, sweep_trials=0),
+            Escape(trials, rounds=200, sweep_trials=0),
             Curvature(
                 trials,
-                rounds=80,
+                rounds=40,
                 points=20,
                 sweep_trials=trials,
                 kls=(1.0,),

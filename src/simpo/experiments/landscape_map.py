@@ -175,6 +175,7 @@ class MapStudy(Study):
         """Measure, draw and judge."""
         if self.quick:
             few = {"cells": 3, "trials": 4, "held_out": 4, "held_out_trials": 4}
+            few |= {"rounds": 40}
             return replace(self, quick=False, **few).run(report)
         trials = self.cells**2 * self.trials + self.held_out * self.held_out_trials
         report.expect(len(METHODS) * trials * self.rounds)
