@@ -15,9 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from simpo.curves import (
+    EpisodeFields,
+    curves,
+    evaluation_curves,
+    evaluation_means,
+)
 from simpo.pace import Mark, duration, sparkline, speed, time_left
 from simpo.types import SimpoError
 
@@ -36,9 +41,6 @@ __all__ = [
     "rounded",
     "thousands",
 ]
-
-EpisodeFields: TypeAlias = Mapping[str, Any]
-"""An evaluation episode: `sampler`, `episode`, `return_`, `length`, and what else."""
 
 TIME = "time/"
 
@@ -223,32 +225,12 @@ def cell(value: Any) -> str:
     return repr(float(value))
 
 
-def evaluation_means(rows: Sequence[EpisodeFields]) -> dict[str, tuple[float, float]]:
-    """Mean return and length by sampler, in the order of first appearance."""
-    samplers = dict.fromkeys(str(row["sampler"]) for row in rows)
-    means = {}
-    for sampler in samplers:
-        own = [row for row in rows if row["sampler"] == sampler]
-        returns = fmean(float(row["return_"]) for row in own)
-        means[sampler] = returns, fmean(float(row["length"]) for row in own)
-    return means
-
-
 class TensorBoardLogger(Logger):
-    """TensorBoard event files.
-
-    `charts/episodic_return` and `charts/SPS` repeat two metrics under the names that
-    OpenRL Benchmark reads. The first sampler of an evaluation is `eval/`, the others
-    are `eval_<sampler>/`.
+    """TensorBoard event files, with curves named by `simpo.curves`.
 
     Args:
         directory: Where the event files go.
     """
-
-    ALIASES = {  # noqa: RUF012
-        "rollout/ep_rew_mean": "charts/episodic_return",
-        "time/fps": "charts/SPS",
-    }
 
     def __init__(self, directory: Path) -> None:
         from tensorboardX import SummaryWriter
@@ -257,17 +239,16 @@ class TensorBoardLogger(Logger):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a point to each metric's curve."""
-        aliases = {a: metrics[n] for n, a in self.ALIASES.items() if n in metrics}
-        for name, value in {**metrics, **aliases}.items():
-            self.writer.add_scalar(name, float(value), step)
-        self.writer.flush()
+        self.add(step, curves(metrics))
 
     def log_episodes(self, step: int, rows: Sequence[EpisodeFields]) -> None:
         """Add the mean return and length of each sampler."""
-        for i, (sampler, means) in enumerate(evaluation_means(rows).items()):
-            group = "eval" if i == 0 else f"eval_{sampler}"
-            self.writer.add_scalar(f"{group}/mean_reward", means[0], step)
-            self.writer.add_scalar(f"{group}/mean_ep_length", means[1], step)
+        self.add(step, evaluation_curves(rows))
+
+    def add(self, step: int, points: Mapping[str, float]) -> None:
+        """Add points and write them to the file."""
+        for name, value in points.items():
+            self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
     def close(self) -> None:
