@@ -4,6 +4,7 @@ runs/<env>/<agent>/<stamp>-s<seed>/
   config.json command.txt env.json status.json     what was run, with which versions
   progress.csv timing.csv evaluations.csv tb/      what came out
   candidates.csv policy/ plots/                    latest weights, result; pictures
+  tracker.json wandb/                              if tracked: where, what is to be sent
   checkpoints/                                     what `simpo resume` goes on from
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from simpo import snapshots
+from simpo import snapshots, trackers
 from simpo.agents import Agent
 from simpo.callbacks import Callback
 from simpo.candidates import CandidatesWriter
@@ -33,6 +34,7 @@ from simpo.config import from_json, to_json
 from simpo.evaluation import EpisodeRow
 from simpo.loggers import (
     CsvLogger,
+    Logger,
     MultiLogger,
     ProgressBar,
     ProgressLogger,
@@ -41,6 +43,7 @@ from simpo.loggers import (
     rounded,
 )
 from simpo.run import Run
+from simpo.trackers import Track
 from simpo.trainer import RunFailed, Stopped, StopRequest, Trainer
 from simpo.types import SimpoError
 
@@ -129,6 +132,7 @@ def start_run(
     command: Sequence[str] = (),
     bar: ProgressLogger | None = None,
     callbacks: Sequence[Callback] = (),
+    track: Track = "no",
 ) -> Finished:
     """Train in a new run directory.
 
@@ -138,19 +142,26 @@ def start_run(
         command: The command, for the record.
         bar: Where progress is shown; a bar of its own by default.
         callbacks: Told of steps, evaluations and checkpoints.
+        track: The service that follows it, wandb or trackio, or no.
 
     Raises:
         SimpoError: The run is impossible, or failed; what was logged stays.
     """
     run.check()
+    trackers.require(track)
     # A task that cannot be used is told before there is a directory.
     run.make_env(1, run.seed).close()
     directory = make_directory(out, run)
     write_json(directory / "config.json", to_json(run))
     write_json(directory / "env.json", describe_machine())
     (directory / "command.txt").write_text(shlex.join(command) + "\n")
-    with alone(directory), stopped_by_signals() as stop:
-        return carry_out(run, directory, None, bar, stop, callbacks)
+    trackers.register(directory, track)
+    with (
+        alone(directory),
+        trackers.tracked(directory, to_json(run), resumed=False) as followers,
+        stopped_by_signals() as stop,
+    ):
+        return carry_out(run, directory, None, bar, stop, callbacks, followers)
 
 
 def resume(
@@ -180,9 +191,15 @@ def resume(
         raise SimpoError(f"{directory} is done: there is nothing to resume")
     run = from_json(read_json(config), Run)
     run.check()
-    with alone(directory), stopped_by_signals() as stop:
+    with alone(directory):
         checkpoint = rewound(directory, trust)
-        return carry_out(run, directory, checkpoint, bar, stop, callbacks)
+        with (
+            trackers.tracked(directory, to_json(run), resumed=True) as followers,
+            stopped_by_signals() as stop,
+        ):
+            return carry_out(
+                run, directory, checkpoint, bar, stop, callbacks, followers
+            )
 
 
 def rewound(directory: Path, trust: bool) -> Path | None:
@@ -216,13 +233,17 @@ def start_or_resume(
     *,
     command: Sequence[str] = (),
     bar: ProgressLogger | None = None,
+    track: Track = "no",
 ) -> Finished:
-    """Go on with the newest unfinished run of the same settings, or start one."""
+    """Go on with the newest unfinished run of the same settings, or start one.
+
+    One that goes on is tracked as it was begun; `track` is for one that starts.
+    """
     states = dict(runs_like(run, out))
     unfinished = [path for path, state in states.items() if state != "done"]
     if unfinished:
         return resume(unfinished[-1], bar=bar)
-    return start_run(run, out, command=command, bar=bar)
+    return start_run(run, out, command=command, bar=bar, track=track)
 
 
 @contextlib.contextmanager
@@ -261,12 +282,18 @@ def carry_out(
     bar: ProgressLogger | None,
     stop: StopRequest,
     callbacks: Sequence[Callback],
+    followers: Sequence[Logger],
 ) -> Finished:
-    """Train in a run directory, from a checkpoint or from the beginning."""
+    """Train in a run directory, from a checkpoint or from the beginning.
+
+    Followers are told of everything and left open: to close one may wait for a network,
+    which nothing of the run itself should do.
+    """
     started, status = time.perf_counter(), directory / "status.json"
     bar = bar or ProgressBar(run.steps)
     tables = CsvLogger(directory)
-    logger = MultiLogger(tables, TensorBoardLogger(directory / "tb"), bar)
+    own = MultiLogger(tables, TensorBoardLogger(directory / "tb"), bar)
+    logger = MultiLogger(own, *followers)
     candidates = CandidatesWriter(directory / "candidates.csv", run.agent.explain)
     callbacks = (candidates, *callbacks)
     trainer = None
@@ -288,7 +315,7 @@ def carry_out(
             ) from error
         raise
     finally:
-        logger.close()
+        own.close()
     write_json(status, {"state": "done", "step": trainer.step})
     from simpo.plotting import plot_run  # matplotlib takes a second to load
 
@@ -334,6 +361,7 @@ def train(
     *,
     out: str | Path = "runs",
     callbacks: Sequence[Callback] = (),
+    track: Track = "no",
     **settings: object,
 ) -> Finished:
     """Train an agent on a task.
@@ -343,6 +371,7 @@ def train(
         env: Gymnasium id.
         out: Parent of run directories.
         callbacks: Told of steps, evaluations and checkpoints.
+        track: The service that follows the run, wandb or trackio, or no.
         **settings: Further fields of `Run`: steps, seed, num_envs, ...
 
     Returns:
@@ -353,4 +382,4 @@ def train(
     """
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     run = Run(env=env, agent=agent, **settings)  # pyright: ignore[reportArgumentType]
-    return start_run(run, Path(out), command=command, callbacks=callbacks)
+    return start_run(run, Path(out), command=command, callbacks=callbacks, track=track)

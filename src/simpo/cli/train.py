@@ -20,6 +20,7 @@ from simpo.presets import (
 )
 from simpo.run import Run
 from simpo.runs import start_or_resume, start_run
+from simpo.trackers import Track
 from simpo.types import SimpoError
 
 __all__ = ["main"]
@@ -39,6 +40,9 @@ class TrainArguments(Run):
     """Folder for run directories."""
     resume: Literal["no", "auto"] = "no"
     """auto goes on with the newest unfinished run of the same settings, if any."""
+    track: Track = "no"
+    """The service that follows the run; an extra of this name. A run that goes on is
+    tracked as it was begun."""
 
 
 def option(argv: list[str], name: str) -> str | None:
@@ -86,5 +90,6 @@ def main(argv: list[str]) -> int:
     run, options = read_run(argv)
     keep_compiled()
     begin = start_or_resume if options.resume == "auto" else start_run
-    print(begin(run, options.out, command=["simpo", "train", *argv]).summary())
+    command = ["simpo", "train", *argv]
+    print(begin(run, options.out, command=command, track=options.track).summary())
     return 0
