@@ -7,6 +7,7 @@ import os
 import sqlite3
 import struct
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -70,19 +71,30 @@ def records(path):
         length, kind = struct.unpack_from("<HB", data, position + 4)
         message += data[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4) and position <= len(data):  # whole, or the last part
             yield message
             message = b""
 
 
-def wandb_runs(directory):
-    """(project, name, config, (step, points) in order) by id."""
+def wandb_records(folder):
+    """Records of an offline run; W&B's process writes the last ones at its leisure."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    (path,) = folder.glob("run-*.wandb")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = [Record.FromString(record) for record in records(path)]
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.05)
+    raise TimeoutError(path)
+
+
+def wandb_runs(directory):
+    """(project, name, config, (step, points) in order) by id."""
     found = {}
     for folder in sorted(path.name for path in directory.glob("wandb/offline-run-*")):
-        (path,) = (directory / "wandb" / folder).glob("run-*.wandb")
-        for record in map(Record.FromString, records(path)):
+        for record in wandb_records(directory / "wandb" / folder):
             if record.HasField("run"):
                 run = record.run
                 config = {i.key: json.loads(i.value_json) for i in run.config.update}
@@ -220,13 +232,11 @@ def test_steps_that_come_again_after_a_kill_are_no_fault(service, tmp_path):
 
 def test_environment_steps_are_the_axis_of_every_curve_in_wandb(tmp_path):
     library("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-
     trackers.register(tmp_path, "wandb")
     with trackers.tracked(tmp_path, {}, resumed=False):
         pass
-    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    found = [Record.FromString(record) for record in records(path)]
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    found = wandb_records(folder)
     metrics = [record.metric for record in found if record.HasField("metric")]
     assert ("*", "env_step") in [(m.glob_name, m.step_metric) for m in metrics]
 
