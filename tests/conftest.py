@@ -10,6 +10,10 @@ FOLDER, SECONDS = (
     "JAX_COMPILATION_CACHE_DIR",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
 )
+ONE_THREAD = (
+    "--xla_cpu_multi_thread_eigen=false --xla_cpu_parallel_codegen_split_count=1"
+)
+"""A process of the tests per core: threads of their own would only be in the way."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,6 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if FOLDER not in os.environ:
         config.compiled = os.environ[FOLDER] = tempfile.mkdtemp(prefix="compiled-")
         os.environ[SECONDS] = "0.2"  # compiling is most of the tests' time
+    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
     config.state = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")
     os.environ.pop("SIMPO_HOME", None)
 
