@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save
 
 from simpo.agents import Agent, Mode, Policy, compile_act
 from simpo.agents.normalisation import Moments
-from simpo.config import from_json, to_json
+from simpo.config import from_json, functions_missing, require_same, to_json
 from simpo.types import ActionBox, EnvSpec, ObservationParts, PyTree, SimpoError
 
 __all__ = [
@@ -309,22 +309,46 @@ def make_template(agent: Agent, spec: EnvSpec, path: Path) -> PyTree:
 
 def require_layers(agent: Agent, tensors: int, path: Path) -> None:
     """Refuse more layers than there are tensors: the template has an entry for each."""
-    deepest = max(getattr(agent, "depth", 0), getattr(agent, "critic_depth", 0))
+    deepest = max(
+        0 if agent.actor_network else agent.depth,
+        0 if agent.critic_network else agent.critic_depth,
+    )
     if deepest > tensors:
         raise SimpoError(
             f"{path} does not fit its {MODEL}: {deepest} layers, {tensors} tensors"
         )
 
 
-def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
+def choose_agent(saved: Agent, given: Agent | None, path: str | Path) -> Agent:
+    """The agent passed from Python, if it is the one saved; or else the one saved.
+
+    Raises:
+        SimpoError: They differ, or the saved one has networks that only Python has.
+    """
+    if given is not None:
+        require_same(saved, given, path)
+        return given
+    for name, function in functions_missing(saved):
+        if name in ("actor_network", "critic_network"):
+            raise SimpoError(
+                f"{path} has networks that were passed from Python, {name} = "
+                f"{plain(function)}: load it there, simpo.load(path, agent=...)"
+            )
+    return saved
+
+
+def load(path: str | Path, *, seed: int = 0, agent: Agent | None = None) -> SavedPolicy:
     """Load a policy folder, or the policy of a run directory.
 
     Args:
         path: The folder.
         seed: Seed of the actions that `predict` draws.
+        agent: The agent that was trained, where it holds functions: a file names them
+            and no more.
 
     Raises:
-        SimpoError: Not a policy, or a damaged one.
+        SimpoError: Not a policy, or a damaged one; another agent's, or one whose
+            networks are missing.
     """
     folder = Path(path)
     if (folder / "policy").is_dir():
@@ -340,7 +364,8 @@ def load(path: str | Path, *, seed: int = 0) -> SavedPolicy:
         arrays = load_file(folder / MODEL)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise SimpoError(f"{folder / MODEL} is damaged: {plain(error)}") from error
-    agent, spec = fields["agent"], fields["spec"]
+    fields["agent"] = agent = choose_agent(fields["agent"], agent, path)
+    spec = fields["spec"]
     require_layers(agent, len(arrays), folder / CONFIG)
     template = make_template(agent, spec, folder / CONFIG)
     policy = unflatten(template, arrays, folder / MODEL)

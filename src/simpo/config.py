@@ -15,10 +15,12 @@ import ast
 import dataclasses
 import difflib
 import enum
+import functools
+import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from simpo.agents import AGENTS, Agent
@@ -33,7 +35,15 @@ from simpo.temperature import TARGETS, TEMPERATURES, Target, Temperature
 from simpo.types import SimpoError
 from simpo.weighting import WEIGHTINGS, Weighting
 
-__all__ = ["UNIONS", "from_json", "parse", "to_json", "to_text"]
+__all__ = [
+    "UNIONS",
+    "from_json",
+    "functions_missing",
+    "parse",
+    "require_same",
+    "to_json",
+    "to_text",
+]
 
 UNIONS: dict[type, tuple[type, ...]] = {
     Agent: AGENTS,
@@ -69,11 +79,13 @@ def show(data: Any) -> str:
 def to_json(value: Any) -> Any:
     """A dataclass, and all it holds, as JSON data.
 
-    A function (of a Custom weighting) is written by name; it cannot be read back, so
-    such an agent can act after loading but not train.
+    A function is written by name and cannot be read back: an agent with a Custom
+    weighting can act after loading but not train, one with networks of the user's not
+    act either. One that was not passed is not written.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if is_settings(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)
+                  if not is_unused(f, value)}  # fmt: skip
         name = type(value).__name__
         return {"type": name} | {k: to_json(v) for k, v in fields.items()}
     if isinstance(value, enum.Enum):
@@ -81,9 +93,43 @@ def to_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [to_json(v) for v in value]
     if callable(value):
-        module = getattr(value, "__module__", "?")
-        return f"{module}.{getattr(value, '__qualname__', value)}"
+        return function_name(value)
     return value
+
+
+def is_settings(value: Any) -> bool:
+    """Whether this is a dataclass to be written field by field, no function."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return False
+    return not callable(value) or isinstance(value, tuple(UNIONS))
+
+
+def is_unused(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a field is a function that was not passed."""
+    kinds = (typing.get_origin(kind) for kind in typing.get_args(field.type))
+    return getattr(value, field.name) is None and any(k is Callable for k in kinds)
+
+
+def function_name(function: Any) -> str:
+    """`nets.make`, `nets.make(width=64)` of a partial or a dataclass with a call."""
+    if isinstance(function, functools.partial):
+        begin, given = function_name(function.func), function.keywords
+        shown = [spoken(value) for value in function.args]
+    else:
+        name = getattr(function, "__name__", type(function).__qualname__)
+        name = getattr(function, "__qualname__", name)
+        begin, shown = f"{getattr(function, '__module__', '?')}.{name}", []
+        given = {}
+        if dataclasses.is_dataclass(function) and not isinstance(function, type):
+            names = (field.name for field in dataclasses.fields(function))
+            given = {name: getattr(function, name) for name in names}
+    shown += [f"{name}={spoken(value)}" for name, value in given.items()]
+    return f"{begin}({', '.join(shown)})" if shown else begin
+
+
+def spoken(value: Any) -> str:
+    """An argument in a function's name."""
+    return function_name(value) if callable(value) else repr(value)
 
 
 def from_json(data: Any, expected: Any) -> Any:
@@ -195,6 +241,51 @@ class MissingFunction:
         """Refuse."""
         name = f"{self.__module__}.{self.__qualname__}"
         raise SimpoError(f"the function {name} was not saved; pass it from Python")
+
+
+def functions_missing(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Fields of an instance that hold a function which was not saved, and its name."""
+    for field in dataclasses.fields(value):
+        part, name = getattr(value, field.name), f"{path}{field.name}"
+        if isinstance(part, MissingFunction):
+            yield name, to_json(part)
+        elif dataclasses.is_dataclass(part):
+            yield from functions_missing(part, f"{name}.")
+
+
+def require_same(saved: Any, given: Any, where: object) -> None:
+    """Refuse an instance that differs from the one a file describes.
+
+    Functions are compared by their own name and arguments, not by their module's: a
+    script's `__main__.make` may be imported elsewhere as `nets.make`.
+
+    Raises:
+        SimpoError: The first field that differs.
+    """
+    pairs = (dict(flatten(to_json(value))) for value in (saved, given))
+    old, new = pairs
+    for name in old | new:
+        was, now = (bare(pair.get(name)) for pair in (old, new))
+        if was != now:
+            raise SimpoError(
+                f"{where} was saved with {name} = {was}, the agent passed has {now}"
+            )
+
+
+def flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested JSON objects by dotted name."""
+    if not isinstance(data, dict):
+        yield path, data
+        return
+    for name, value in data.items():
+        yield from flatten(value, f"{path}.{name}" if path else name)
+
+
+def bare(data: Any) -> Any:
+    """Data with the modules of functions left out."""
+    if not isinstance(data, str):
+        return data
+    return re.sub(r"(?<![\w.])[A-Za-z_<][\w.<>]*\.(?=[A-Za-z_<])", "", data)
 
 
 def to_text(value: Any) -> str:

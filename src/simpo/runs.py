@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -29,8 +29,8 @@ from simpo import snapshots, trackers
 from simpo.agents import Agent
 from simpo.callbacks import Callback
 from simpo.candidates import CandidatesWriter
-from simpo.checkpoint import read_json, write_json
-from simpo.config import from_json, to_json
+from simpo.checkpoint import plain, read_json, write_json
+from simpo.config import from_json, functions_missing, require_same, to_json
 from simpo.evaluation import EpisodeRow
 from simpo.loggers import (
     CsvLogger,
@@ -165,8 +165,9 @@ def start_run(
 
 
 def resume(
-    directory: Path,
+    directory: str | Path,
     *,
+    agent: Agent | None = None,
     trust: bool = False,
     bar: ProgressLogger | None = None,
     callbacks: Sequence[Callback] = (),
@@ -175,6 +176,8 @@ def resume(
 
     Args:
         directory: The run directory.
+        agent: The run's agent, where it holds functions: a file names them and no
+            more.
         trust: Read checkpoints that someone else wrote. They hold a pickle: reading
             it can run code.
         bar: Where progress is shown; a bar of its own by default.
@@ -182,14 +185,16 @@ def resume(
 
     Raises:
         SimpoError: Not a run directory, a run that is done, or a failed run; a
-            checkpoint that someone else wrote.
+            checkpoint that someone else wrote; another agent than the run's, or one
+            whose functions are missing.
     """
+    directory = Path(directory)
     config, status = directory / "config.json", directory / "status.json"
     if not config.is_file():
         raise SimpoError(f"{directory} is not a run directory: no file {config}")
     if status.is_file() and read_json(status).get("state") == "done":
         raise SimpoError(f"{directory} is done: there is nothing to resume")
-    run = from_json(read_json(config), Run)
+    run = with_functions(from_json(read_json(config), Run), agent, directory)
     run.check()
     with alone(directory):
         checkpoint = rewound(directory, trust)
@@ -200,6 +205,23 @@ def resume(
             return carry_out(
                 run, directory, checkpoint, bar, stop, callbacks, followers
             )
+
+
+def with_functions(run: Run, agent: Agent | None, directory: Path) -> Run:
+    """The run with the agent passed from Python, if any; it must lack nothing.
+
+    Raises:
+        SimpoError: Another agent, or a function that only Python has.
+    """
+    if agent is not None:
+        require_same(run.agent, agent, directory)
+        return replace(run, agent=agent)
+    for name, function in functions_missing(run.agent):
+        raise SimpoError(
+            f"{directory} has a function that was passed from Python, {name} = "
+            f"{plain(function)}: go on there, simpo.runs.resume(directory, agent=...)"
+        )
+    return run
 
 
 def rewound(directory: Path, trust: bool) -> Path | None:
@@ -223,7 +245,8 @@ def runs_like(run: Run, out: Path) -> Iterator[tuple[Path, str]]:
     """Directories of runs with the same settings, oldest first, and their state."""
     for status in sorted(parent_of(out, run).glob("*/status.json")):
         with contextlib.suppress(SimpoError):  # one of another version is another run
-            if from_json(read_json(status.parent / "config.json"), Run) == run:
+            other = from_json(read_json(status.parent / "config.json"), Run)
+            if to_json(other) == to_json(run):  # functions have nothing but names
                 yield status.parent, str(read_json(status).get("state"))
 
 
@@ -242,7 +265,7 @@ def start_or_resume(
     states = dict(runs_like(run, out))
     unfinished = [path for path, state in states.items() if state != "done"]
     if unfinished:
-        return resume(unfinished[-1], bar=bar)
+        return resume(unfinished[-1], agent=run.agent, bar=bar)
     return start_run(run, out, command=command, bar=bar, track=track)
 
 

@@ -24,6 +24,8 @@ import optax
 from jax import Array
 
 from simpo.agents.normalisation import Moments
+from simpo.custom import CustomDenoiser, CustomNetwork, Factory, require_factory
+from simpo.networks import MLP, Activation, Denoiser, Initialiser, lecun_uniform
 from simpo.types import EnvSpec, Metrics, PyTree, SimpoError
 
 __all__ = [
@@ -114,17 +116,67 @@ class Agent(abc.ABC):
     """Units per hidden layer of the critics."""
     critic_depth: int = 3
     """Hidden layers of the critics."""
+    activation: Activation = "mish"
+    """Activation of the actor."""
+    critic_activation: Activation = "mish"
+    """Activation of the critics."""
+    actor_network: Factory | None = None
+    """Makes the actor's network instead of these settings; see `custom`."""
+    critic_network: Factory | None = None
+    """Makes the network of each critic instead of these settings; see `custom`."""
 
     def __post_init__(self) -> None:
         """Reject impossible settings, first of all agents, then of this one.
 
         Raises:
-            SimpoError: A number out of range.
+            SimpoError: A number out of range, or a network that is no function.
         """
+        require_factory(self.actor_network, "actor_network")
+        require_factory(self.critic_network, "critic_network")
         present = {field.name for field in fields(self)}
         for allowed, names in RANGES.items():
             allowed.require(self, *(name for name in names if name in present))
         self.check()
+
+    def init_actor(self, key: Array, spec: EnvSpec) -> Denoiser:
+        """A fresh denoiser, ours or one of the user's that does the same."""
+        dims = spec.action_dim, spec.obs_dim
+        if self.actor_network is not None:
+            made = CustomDenoiser.init(self.actor_network, "actor_network", key, *dims)
+            return cast("Denoiser", made)
+        return Denoiser.init(
+            key,
+            *dims,
+            width=self.width,
+            depth=self.depth,
+            activation=self.activation,
+        )
+
+    def init_mlp(
+        self,
+        key: Array,
+        inputs: int,
+        outputs: int,
+        *,
+        head_scale: float = 1.0,
+        initialiser: Initialiser = lecun_uniform,
+    ) -> MLP:
+        """A fresh actor without denoising, ours or one of the user's."""
+        if self.actor_network is not None:
+            made = CustomNetwork.init(
+                self.actor_network, "actor_network", key, inputs, outputs
+            )
+            return cast("MLP", made)
+        return MLP.init(
+            key,
+            inputs,
+            outputs,
+            width=self.width,
+            depth=self.depth,
+            activation=self.activation,
+            head_scale=head_scale,
+            initialiser=initialiser,
+        )
 
     def observed(self, obs: Array, moments: Moments | None) -> Array:
         """Observations as the networks see them: [..., O] -> [..., O]."""

@@ -109,15 +109,7 @@ class DPPO(OnPolicy):
     def init(self, key: Array, spec: EnvSpec) -> OnPolicyState:
         """Fresh networks and optimisers, and moments of nothing."""
         actor_key, state_key = jax.random.split(key)
-        net = Denoiser.init(
-            actor_key,
-            spec.action_dim,
-            spec.obs_dim,
-            width=self.width,
-            depth=self.depth,
-            activation=self.activation,
-        )
-        return self.init_state(net, state_key, spec)
+        return self.init_state(self.init_actor(actor_key, spec), state_key, spec)
 
     def decide(self, policy: Policy, obs: Array, key: Array) -> Array:
         """The chain x_0 .. x_K, flat: obs [B, O] -> [B, (K + 1) A]."""

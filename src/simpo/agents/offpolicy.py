@@ -9,7 +9,7 @@ act by a diffusion or flow model, and may take the best of n samples by min_k Q_
 
 import abc
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,9 @@ from jax import Array
 
 from simpo.agents.base import Agent, Mode, Policy, adam, descend
 from simpo.bellman import Aggregate, critic_loss, td_target
+from simpo.custom import CustomCritics
 from simpo.generative import Diffusion, GenerativeModel
-from simpo.networks import (
-    Activation,
-    Critics,
-    Denoiser,
-    Initialiser,
-    lecun_uniform,
-)
+from simpo.networks import Critics, Denoiser, Initialiser, lecun_uniform
 from simpo.randomness import normal
 from simpo.types import EnvSpec, Metrics, PyTree, Transition
 
@@ -61,12 +56,8 @@ class OffPolicy(Agent):
     """Whether observations are divided by the running scale of all collected."""
     normalised_clip: float = 10.0
     """Bound on normalised observations."""
-    activation: Activation = "mish"
-    """Activation of the actor."""
     critics: int = 2
     """K, number of critics."""
-    critic_activation: Activation = "mish"
-    """Activation of the critics."""
 
     @property
     def rollout_steps(self) -> None:
@@ -113,7 +104,17 @@ class OffPolicy(Agent):
         outputs: int = 1,
         initialiser: Initialiser = lecun_uniform,
     ) -> Critics:
-        """Fresh critics with some outputs each."""
+        """Fresh critics with some outputs each, ours or the user's."""
+        if self.critic_network is not None:
+            made = CustomCritics.init(
+                self.critic_network,
+                "critic_network",
+                key,
+                *spec,
+                critics=self.critics,
+                outputs=outputs,
+            )
+            return cast("Critics", made)
         return Critics.init(
             key,
             spec.obs_dim,
@@ -172,17 +173,6 @@ class Generative(OffPolicy):
         """A single sample and best-of-n."""
         modes = (Mode(), Mode(best_of=self.best_of))
         return modes if self.best_of > 1 else modes[:1]
-
-    def init_actor(self, key: Array, spec: EnvSpec) -> Denoiser:
-        """A fresh denoiser."""
-        return Denoiser.init(
-            key,
-            spec.action_dim,
-            spec.obs_dim,
-            width=self.width,
-            depth=self.depth,
-            activation=self.activation,
-        )
 
     def best(
         self, actor: Denoiser, critics: Critics, obs: Array, key: Array, n: int

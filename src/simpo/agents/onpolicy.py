@@ -18,7 +18,7 @@ needs a coefficient.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ from simpo.agents.normalisation import (
     discounted_returns,
 )
 from simpo.bellman import advantages, critic_loss
+from simpo.custom import CustomNetwork
 from simpo.networks import MLP, Activation
 from simpo.randomness import uniform
 from simpo.types import EnvSpec, Metrics, PyTree, Rollout, SimpoError
@@ -161,14 +162,7 @@ class OnPolicy(Agent):
     def init_state(self, net: Any, key: Array, spec: EnvSpec) -> OnPolicyState:
         """A fresh state around an actor's network."""
         critic_key, run_key = jax.random.split(key)
-        critic = MLP.init(
-            critic_key,
-            spec.obs_dim,
-            1,
-            width=self.critic_width,
-            depth=self.critic_depth,
-            activation=self.critic_activation,
-        )
+        critic = self.init_critic(critic_key, spec)
         return OnPolicyState(
             actor=Normalised(net, Moments.init(spec.obs_dim)),
             critic=critic,
@@ -177,6 +171,22 @@ class OnPolicy(Agent):
             returns=Moments.init(1),
             key=run_key,
             step=jnp.zeros((), jnp.int32),
+        )
+
+    def init_critic(self, key: Array, spec: EnvSpec) -> MLP:
+        """A fresh V(s), ours or one of the user's."""
+        if self.critic_network is not None:
+            made = CustomNetwork.init(
+                self.critic_network, "critic_network", key, spec.obs_dim, 1
+            )
+            return cast("MLP", made)
+        return MLP.init(
+            key,
+            spec.obs_dim,
+            1,
+            width=self.critic_width,
+            depth=self.critic_depth,
+            activation=self.critic_activation,
         )
 
     def policy(self, state: OnPolicyState) -> Policy:

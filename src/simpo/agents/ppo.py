@@ -83,15 +83,7 @@ class PPO(OnPolicy):
     def init(self, key: Array, spec: EnvSpec) -> OnPolicyState:
         """Fresh networks and optimisers, and moments of nothing."""
         actor_key, state_key = jax.random.split(key)
-        mean = MLP.init(
-            actor_key,
-            spec.obs_dim,
-            spec.action_dim,
-            width=self.width,
-            depth=self.depth,
-            activation=self.activation,
-            head_scale=self.head_scale,
-        )
+        mean = self.init_mlp(actor_key, *spec, head_scale=self.head_scale)
         log_std = jnp.full(spec.action_dim, self.log_std_init, jnp.float32)
         return self.init_state(Gaussian(mean, log_std), state_key, spec)
 

@@ -95,14 +95,9 @@ class SAC(OffPolicy):
     def init(self, key: Array, spec: EnvSpec) -> SacState:
         """Fresh networks, optimisers and temperature."""
         actor_key, critic_key, run_key = jax.random.split(key, 3)
-        actor = MLP.init(
-            actor_key,
-            spec.obs_dim,
-            2 * spec.action_dim,
-            width=self.width,
-            depth=self.depth,
-            activation=self.activation,
-            initialiser=fan_in_uniform,
+        outputs = 2 * spec.action_dim
+        actor = self.init_mlp(
+            actor_key, spec.obs_dim, outputs, initialiser=fan_in_uniform
         )
         critics = self.init_critics(critic_key, spec, initialiser=fan_in_uniform)
         log_alpha = jnp.asarray(math.log(self.alpha), jnp.float32)

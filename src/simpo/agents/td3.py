@@ -102,15 +102,7 @@ class TD3(OffPolicy):
     def init(self, key: Array, spec: EnvSpec) -> Td3State:
         """Fresh networks and optimisers."""
         actor_key, critic_key, run_key = jax.random.split(key, 3)
-        actor = MLP.init(
-            actor_key,
-            spec.obs_dim,
-            spec.action_dim,
-            width=self.width,
-            depth=self.depth,
-            activation=self.activation,
-            initialiser=fan_in_uniform,
-        )
+        actor = self.init_mlp(actor_key, *spec, initialiser=fan_in_uniform)
         critics = self.init_critics(critic_key, spec, initialiser=fan_in_uniform)
         delayed = Delayed(
             actor=actor,

@@ -5,7 +5,8 @@ import dataclasses
 import difflib
 import io
 import re
-from typing import Any, TypeVar, get_args
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry
@@ -17,8 +18,11 @@ __all__ = ["read_options"]
 T = TypeVar("T")
 
 
-def flags(value: Any) -> dict[str, bool]:
-    """Names of all fields, nested ones included, and which are options: True."""
+def flags(value: Any) -> dict[str, bool | None]:
+    """Names of all fields, nested ones included, and which are options: True.
+
+    None is for functions, which no option can be.
+    """
     names = {}
     for field in dataclasses.fields(value):
         if field.name == "agent":
@@ -27,11 +31,13 @@ def flags(value: Any) -> dict[str, bool]:
             marks = get_args(field.type)
             named = (getattr(mark, "name", None) for mark in marks)
             name = next((n for n in named if isinstance(n, str)), field.name)
-            names["--" + name.replace("_", "-")] = tyro.conf.Positional not in marks
+            function = any(get_origin(mark) is Callable for mark in marks)
+            option = None if function else tyro.conf.Positional not in marks
+            names["--" + name.replace("_", "-")] = option
     return names
 
 
-def refuse_unknown(words: list[str], names: dict[str, bool], prog: str) -> None:
+def refuse_unknown(words: list[str], names: dict[str, bool | None], prog: str) -> None:
     """Raise SimpoError at the first word that is no option."""
     for word in words:
         given = word.partition("=")[0]
@@ -40,7 +46,9 @@ def refuse_unknown(words: list[str], names: dict[str, bool], prog: str) -> None:
             continue
         near = difflib.get_close_matches(name, names, 1, cutoff=0.7)
         hint = f"did you mean '{near[0]}'?" if near else f"see {prog} --help"
-        if name in names:
+        if name in names and names[name] is None:
+            hint = "a function can only be passed from Python"
+        elif name in names:
             hint = f"write its value alone: {prog} {name.strip('-').upper()}"
         raise SimpoError(f"unknown option '{given}'; {hint}")
 
@@ -95,6 +103,7 @@ def read_options(
                     tyro.conf.OmitArgPrefixes,
                     tyro.conf.FlagCreatePairsOff,
                     tyro.conf.EnumChoicesFromValues,
+                    tyro.conf.SuppressFixed,  # functions
                 ),
             )
     except SystemExit as exit_:
