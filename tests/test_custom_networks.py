@@ -15,7 +15,7 @@ import pytest
 import simpo
 from plain_loop import is_one_line
 from simpo import plotting, runs, snapshots
-from simpo.agents import AGENTS, Mode, compile_act, compile_init, compile_updates
+from simpo.agents import AGENTS, Mode, compile_act, compile_updates
 from simpo.agents.onpolicy import OnPolicy
 from simpo.checkpoint import load, save_policy
 from simpo.cli import main
@@ -136,7 +136,7 @@ def test_a_wrapped_network_of_ours_gives_the_same_samples_and_updates():
     ours = tiny(gamma=0.91)
     networks = {"actor_network": our_denoiser, "critic_network": our_critic}
     theirs = tiny(gamma=0.91, **networks)
-    template, state = (compile_init(a, SPEC)(KEY) for a in (ours, theirs))
+    template, state = (agent.init(KEY, SPEC) for agent in (ours, theirs))
     same = alike(state, template)
     obs = batches().obs[0]
     actions = [
@@ -387,6 +387,7 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
     code = section.partition("```python\n")[2].partition("```")[0]
     model = "model=simpo.Flow(denoising_steps=2)"
     for part, small in {
+        "action_dim, 256, 3,": "action_dim, 8, 1,",
         "steps=100_000": "steps=200, warmup_steps=100, eval_episodes=1",
         "simpo.SiMPO(": f"simpo.SiMPO({model}, best_of=1, candidates=5, batch_size=8, ",
     }.items():
