@@ -63,7 +63,7 @@ def ended(tmp_path_factory):
         small_run(env="Hoper-v5"),
         small_run(agent=tiny(TD3, critic_lr=1e30, actor_lr=1e30)),
     ]
-    ends = train_all(jobs(out, *runs), 2, lambda *step: told.append(step))
+    ends = train_all(jobs(out, *runs), lambda *step: told.append(step), 2)
     return {end.job.name: end for end in ends}, told
 
 
@@ -97,7 +97,7 @@ def test_a_dead_process_is_reported(tmp_path, monkeypatch):
 
     real = workers.start
     monkeypatch.setattr(workers, "start", start)
-    (end,) = train_all(jobs(tmp_path, small_run()), 1, lambda *_: None)
+    (end,) = train_all(jobs(tmp_path, small_run()), lambda *_: None, 1)
     assert end.directory is None
     assert end.reason == "its process died (exit code -9)"
 
@@ -109,7 +109,7 @@ def test_runs_that_are_stopped_leave_no_process(tmp_path):
 
     endless = small_run(steps=10**6)
     with pytest.raises(KeyboardInterrupt):
-        next(train_all(jobs(tmp_path, endless), 1, interrupt))
+        next(train_all(jobs(tmp_path, endless), interrupt, 1))
     assert not multiprocessing.active_children()
 
 
@@ -171,7 +171,7 @@ def test_the_report_ranks_and_draws(bench):
 def test_what_is_there_is_not_trained_again(bench, small, monkeypatch):
     study, report = bench
 
-    def no_more(jobs, *_):
+    def no_more(jobs, *_, **__):
         assert not jobs
         return iter(())
 
@@ -182,9 +182,10 @@ def test_what_is_there_is_not_trained_again(bench, small, monkeypatch):
 
 def test_other_settings_are_other_cells(bench, small):
     study, _ = bench
+    other = Comparison(**SMALL | {"steps": 220}, out=study.out)
     for cell in study.cells():
-        assert study.finished(cell)
-        assert not Comparison(**SMALL | {"steps": 220}, out=study.out).finished(cell)
+        assert study.grid.finished(cell)
+        assert not other.grid.finished(cell)
 
 
 def test_agents_without_all_cells_are_left_out(bench, small):
@@ -207,12 +208,13 @@ def test_failed_cells_are_reported(tmp_path, monkeypatch, bench):
 
     def broken(self, cell):
         run = small_run_of(self, cell)
-        return run if cell.agent == "SAC" else replace(run, env="Hoper-v5")
+        diverging = tiny(TD3, critic_lr=1e30, actor_lr=1e30)
+        return run if cell.agent == "SAC" else replace(run, agent=diverging)
 
     monkeypatch.setattr(Comparison, "run_of", broken)
     report = reproduce(Comparison(**SMALL, out=study.out))
     assert any(
-        line.startswith(f"failed: TD3 {TASK} s1: unknown environment")
+        line.startswith(f"failed: TD3 {TASK} s1: ") and "not finite" in line
         for line in report.lines
     )
     assert "not finished, left out: TD3" in report.lines

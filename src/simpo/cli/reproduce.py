@@ -14,6 +14,7 @@ __all__ = ["main"]
 STUDIES = {
     "bandit": ("simpo.experiments.bandit", "BanditStudy"),
     "landscape-map": ("simpo.experiments.landscape_map", "MapStudy"),
+    "table2": ("simpo.experiments.locomotion", "Table2"),
     "geometry": ("simpo.experiments.geometry", "GeometryStudy"),
 }
 CHOICES = ", ".join(STUDIES)

@@ -14,6 +14,7 @@ best agent's mean.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -22,18 +23,18 @@ import numpy as np
 
 from simpo import envs
 from simpo.checkpoint import write_json
+from simpo.experiments.cells import Cell, Grid
 from simpo.experiments.report import Report, Study
 from simpo.experiments.summary import table
-from simpo.experiments.workers import Job, cores, train_all
+from simpo.experiments.workers import cores, train_all
 from simpo.plotting import aggregates
 from simpo.plotting import comparison as plots
 from simpo.plotting.curves import align, seed_curve
 from simpo.plotting.rundata import RunData, read_run
-from simpo.plotting.scores import Pooled, Setting, score
+from simpo.plotting.scores import Pooled, Setting
 from simpo.plotting.settings import headline, seed_count
 from simpo.presets import agent_names, find
 from simpo.run import Run
-from simpo.runs import runs_like
 from simpo.statistics import (
     Estimate,
     Scale,
@@ -49,17 +50,6 @@ DRAWS = 10_000
 """Bootstrap resamples of the picture of all aggregates."""
 RANDOM_EPISODES = 100
 """Episodes of the random policy that scores are measured from."""
-
-
-class Cell(NamedTuple):
-    """One run of the benchmark."""
-
-    task: str
-    agent: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.agent} {self.task} s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -97,34 +87,27 @@ class Comparison(Study):
                 raise SimpoError(f"{name} must be at least 1, not {number}")
         if not self.tasks or not self.agents:
             raise SimpoError("a comparison needs at least one task and one agent")
-        for cell in self.cells():
-            self.run_of(cell).check()
-        for task in self.tasks:
-            envs.make(task, 1, seed=0).close()
+        self.grid.check()
 
     def cells(self) -> list[Cell]:
         """All runs; a seed is finished for all agents before the next begins."""
         order = product(range(self.seeds), self.tasks, self.agents)
         return [Cell(task, agent, seed) for seed, task, agent in order]
 
+    @property
+    def grid(self) -> Grid:
+        """All runs by cell, and where they go."""
+        runs = {cell: self.run_of(cell) for cell in self.cells()}
+        return Grid(runs, self.runs, ("simpo", "bench", "agents"))
+
     def run_of(self, cell: Cell) -> Run:
         """What a cell trains."""
         run = replace(find(self.scale, cell.task, cell.agent), seed=cell.seed)
         return run if self.steps is None else replace(run, steps=self.steps)
 
-    def job_of(self, cell: Cell) -> Job:
-        """A cell that is to be trained, and where."""
-        command = ("simpo", "bench", "agents")
-        return Job(str(cell), self.run_of(cell), self.runs, command)
-
-    def finished(self, cell: Cell) -> Path | None:
-        """The run directory of a cell that is done with the very same settings."""
-        found = runs_like(self.run_of(cell), self.runs)
-        return next((path for path, state in found if state == "done"), None)
-
     def run(self, report: Report) -> None:
         """Train what is missing, then rank."""
-        report.expect(sum(self.run_of(cell).steps for cell in self.cells()))
+        report.expect(self.grid.steps)
         directories = dict(self.directories(report))
         if not directories:
             raise SimpoError(f"no finished runs in {self.runs}")
@@ -132,22 +115,8 @@ class Comparison(Study):
 
     def directories(self, report: Report) -> Iterator[tuple[Cell, Path]]:
         """Cells with their run directories and a row of scores, trained if need be."""
-        found = {cell: self.finished(cell) for cell in self.cells()}
-        missing = {}
-        for cell, directory in found.items():
-            if directory:
-                report.advance(str(cell), self.run_of(cell).steps)
-                yield cell, add_score(report, cell, directory)
-            elif not self.only_report:
-                missing[str(cell)] = cell
-        jobs = [self.job_of(cell) for cell in missing.values()]
-        at_once = self.jobs or len(cores())
-        for ended in train_all(jobs, at_once, report.advance):
-            cell = missing[ended.job.name]
-            if ended.directory:
-                yield cell, add_score(report, cell, ended.directory)
-            else:
-                report.say(f"failed: {cell}: {ended.reason}")
+        engine = partial(train_all, at_once=self.jobs or len(cores()))
+        return self.grid.directories(report, None if self.only_report else engine)
 
     def judge(self, report: Report, directories: Mapping[Cell, Path]) -> None:
         """Scores, ranking and curves of the agents that have all their cells."""
@@ -267,15 +236,6 @@ class Rank(NamedTuple):
     beats: float
     beats_low: float
     beats_high: float
-
-
-def add_score(report: Report, cell: Cell, directory: Path) -> Path:
-    """Write a cell's score down; its directory, as it came."""
-    run = read_run(directory)
-    sampler = headline(run)
-    row = {"sampler": sampler, "score": score(run, sampler)}
-    report.add("scores", [{**cell._asdict(), **row}])
-    return directory
 
 
 def curve(runs: Sequence[RunData], sampler: str) -> plots.Curve:

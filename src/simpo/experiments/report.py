@@ -43,8 +43,12 @@ class Verdict(NamedTuple):
     evidence: str
 
     def __str__(self) -> str:
-        word = {True: "holds", False: "does not hold", None: "not decided"}[self.holds]
-        return f"[{word}] {self.claim}\n    {self.evidence}"
+        return f"[{self.word}] {self.claim}\n    {self.evidence}"
+
+    @property
+    def word(self) -> str:
+        """Whether it holds, in words."""
+        return {True: "holds", False: "does not hold", None: "not decided"}[self.holds]
 
 
 class Report:
@@ -142,6 +146,11 @@ class Study(abc.ABC):
     out: Path = field(default=Path("results"), kw_only=True)
     """Folder for the results; the study gets one of its own inside."""
 
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out / self.name
+
     @abc.abstractmethod
     def check(self) -> None:
         """Raise SimpoError if the options are impossible."""
@@ -159,7 +168,7 @@ def reproduce(study: Study) -> Report:
         Interrupted: The user stopped it; the rows measured so far are kept.
     """
     study.check()
-    report = Report(study.out / study.name)
+    report = Report(study.folder)
     with report.bar, closing(report):
         options = asdict(study) | {"out": str(study.out)}
         write_json(report.folder / "config.json", {"study": study.name, **options})

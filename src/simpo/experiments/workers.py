@@ -1,4 +1,4 @@
-"""Runs side by side, each in a process of its own with a core to itself.
+"""Runs side by side, in processes with a core each that make one after the other.
 
 A run that fails, or whose process dies, takes no other with it. One core per run also
 makes its numbers independent of how many run at once.
@@ -15,9 +15,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
+from simpo.agents import compile_act, compile_decide, compile_init, compile_updates
 from simpo.loggers import ProgressLogger
 from simpo.run import Run
 from simpo.runs import start_or_resume
+from simpo.trainer import Stopped
 from simpo.types import SimpoError
 
 __all__ = ["Ended", "Job", "cores", "train_all"]
@@ -48,7 +52,7 @@ class Ended(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A job under way, on a core."""
+    """A process with a core, and the job that it is at."""
 
     job: Job
     core: int
@@ -85,36 +89,50 @@ def cores() -> list[int]:
 
 
 def train_all(
-    jobs: Sequence[Job], at_once: int, advance: Callable[[str, int], None]
+    jobs: Sequence[Job], advance: Callable[[str, int], None], at_once: int
 ) -> Iterator[Ended]:
     """Make every run, in order, several at once.
 
     Args:
         jobs: What to train.
-        at_once: Runs side by side; no more than there are cores.
         advance: Told a job's name and how many steps it has made since the last call.
+        at_once: Runs side by side; no more than there are cores.
 
     Yields:
         Each job as it ends.
     """
-    waiting, free = deque(jobs), deque(cores()[:at_once])
+    waiting = deque(jobs)
     under_way: dict[Connection, Worker] = {}
     try:
-        while waiting or under_way:
-            while waiting and free:
-                worker = start(waiting.popleft(), free.popleft())
-                under_way[worker.pipe] = worker
+        for core in cores()[: min(at_once, len(jobs))]:
+            worker = start(waiting.popleft(), core)
+            under_way[worker.pipe] = worker
+        while under_way:
             for pipe in connection.wait(list(under_way)):
                 worker = under_way[pipe]  # pyright: ignore[reportArgumentType]
                 message = receive(worker)
                 if isinstance(message, Ended):
                     del under_way[worker.pipe]
-                    free.append(worker.core)
+                    if worker := proceed(worker, waiting):
+                        under_way[worker.pipe] = worker
                     yield message
                 else:
                     advance(worker.job.name, message)
     finally:
         end(under_way.values())
+
+
+def proceed(worker: Worker, waiting: deque[Job]) -> Worker | None:
+    """Give a worker the next job, or another process if its own is gone; None: rest."""
+    job = waiting.popleft() if waiting else None
+    try:
+        worker.pipe.send(job)
+    except OSError:
+        return start(job, worker.core) if job else None
+    if job:
+        return worker._replace(job=job)
+    worker.process.join()
+    return None
 
 
 def end(workers: Iterable[Worker]) -> None:
@@ -133,11 +151,13 @@ def end(workers: Iterable[Worker]) -> None:
 def start(job: Job, core: int) -> Worker:
     """Start a process, deaf to Ctrl-C: that is the parent's to handle."""
     context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(job, core, theirs), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(core, theirs), daemon=True)
     with deaf():
         process.start()
     theirs.close()
+    with contextlib.suppress(OSError):  # if it is dead already, that is found out
+        ours.send(job)
     return Worker(job, core, process, ours)
 
 
@@ -155,25 +175,37 @@ def receive(worker: Worker) -> "int | Ended":
     """Steps made, or how the job ended."""
     try:
         message = worker.pipe.recv()
-    except EOFError:
-        message = ""
+    except (EOFError, OSError):
+        worker.process.join()
+        died = f"its process died (exit code {worker.process.exitcode})"
+        return Ended(worker.job, None, died)
     if isinstance(message, int):
         return message
-    worker.process.join()
     if isinstance(message, Path):
         return Ended(worker.job, message)
-    died = f"its process died (exit code {worker.process.exitcode})"
-    return Ended(worker.job, None, message or died)
+    return Ended(worker.job, None, message)
 
 
-def work(job: Job, core: int, pipe: Connection) -> None:
-    """What a worker's process does: train, or train on, then send the directory."""
+def work(core: int, pipe: Connection) -> None:
+    """What a worker's process does: train, or train on, as long as there are jobs."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    try:
+    while job := pipe.recv():
         bar = StepsSent(pipe)
-        done = start_or_resume(job.run, job.out, command=job.command, bar=bar)
-        pipe.send(done.directory)
-    except SimpoError as error:
-        pipe.send(str(error))
+        try:
+            done = start_or_resume(job.run, job.out, command=job.command, bar=bar)
+            pipe.send(done.directory)
+        except Stopped as error:
+            return pipe.send(str(error))
+        except SimpoError as error:
+            pipe.send(str(error))
+        forget_compiled()
+    return None
+
+
+def forget_compiled() -> None:
+    """Give back the memory of compiled programs, which another run seldom needs."""
+    for compile_one in (compile_init, compile_updates, compile_act, compile_decide):
+        compile_one.cache_clear()
+    jax.clear_caches()

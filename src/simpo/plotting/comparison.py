@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from simpo.plotting.curves import finish_curve, mean_interval
 from simpo.plotting.style import BLACK, DASHED, Look, draw, grid, looks_of
 
-__all__ = ["Bar", "Curve", "comparison"]
+__all__ = ["Bar", "Curve", "comparison", "draw_task"]
 
 
 class Bar(NamedTuple):
@@ -55,6 +55,7 @@ def comparison(
         draw_ranking(first, ranking, looks)
         for axes, (task, by_agent) in zip(panels, curves.items(), strict=True):
             draw_task(axes, task, by_agent, looks)
+            axes.legend(fontsize=8, ncols=2)
 
     columns = min(3, 1 + len(curves))
     rows = -(-(1 + len(curves)) // 3)
@@ -85,4 +86,3 @@ def draw_task(
         axes.fill_between(curve.steps, low, high, color=color, alpha=0.12, linewidth=0)
     axes.set_title(task)
     finish_curve(axes, "Return (band: 95 % t-interval over seeds)")
-    axes.legend(fontsize=8, ncols=2)

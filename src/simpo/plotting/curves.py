@@ -93,6 +93,7 @@ def draw_run(axes: Axes, run: RunData) -> None:
         draw_band(axes, steps, curve, look, f"{spoken(name)} ({episodes} episodes)")
     axes.set_title(run.title)
     finish_curve(axes, "Return (band: 95 % t-interval over episodes)")
+    axes.legend(loc="best")
 
 
 def draw_band(
@@ -112,14 +113,13 @@ def draw_band(
 
 
 def finish_curve(axes: Axes, ylabel: str) -> None:
-    """Labels, ticks and legend of a learning curve."""
+    """Labels and ticks of a learning curve."""
     axes.set_xlabel("Environment steps")
     axes.set_ylabel(ylabel)
     label_steps(axes, TICKS)
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda y, _: f"{y:,.6g}".replace("-", MINUS))
     )
-    axes.legend(loc="best")
 
 
 def draw_groups(
@@ -144,6 +144,7 @@ def draw_groups(
     title = f", {spoken(shown[0])}" if len(shown) == 1 else ""
     axes.set_title(groups[0].task + title)
     finish_curve(axes, f"Return ({about_band([len(g.runs) for g in groups])})")
+    axes.legend(loc="best")
 
 
 def samplers_of(groups: Sequence[Group], sampler: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 paper    Table F.1 and Section 5.2 of the paper; v4 tasks, 200k updates in 1M steps
 port     the authors' later port (GeMPO); v5 tasks, one update per step
 laptop   small networks, few denoising steps: minutes on two cores
+smoke    the laptop preset in small: seconds, nothing is learnt
 
 A preset is a protocol and a row of values per agent. `find(name, env, agent)` gives the
 run; options then change single fields.
@@ -12,6 +13,7 @@ from simpo.presets.base import Preset, Row, no_such
 from simpo.presets.laptop import LAPTOP
 from simpo.presets.paper import PAPER
 from simpo.presets.port import PORT
+from simpo.presets.smoke import SMOKE
 from simpo.run import Run
 
 __all__ = [
@@ -27,7 +29,12 @@ __all__ = [
 
 DEFAULT_PRESET, DEFAULT_AGENT = "laptop", "SiMPO"
 """What `simpo train` without arguments uses."""
-PRESETS: dict[str, Preset] = {"laptop": LAPTOP, "paper": PAPER, "port": PORT}
+PRESETS: dict[str, Preset] = {
+    "laptop": LAPTOP,
+    "paper": PAPER,
+    "port": PORT,
+    "smoke": SMOKE,
+}
 """Every preset by name."""
 DEFAULT_ENV = LAPTOP.run.env
 """The task of `simpo train` without arguments."""
