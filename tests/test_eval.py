@@ -16,7 +16,7 @@ from simpo.agents.qsm import Langevin
 from simpo.checkpoint import save_policy
 from simpo.cli import bar, main
 from simpo.cli.bar import LateBar, Watcher
-from simpo.cli.scores import Result, Setting, summarise
+from simpo.cli.scores import COLUMNS, Result, Setting, show, summarise, write
 from simpo.envs import Episode, Step
 from simpo.evaluation import EpisodeRow, Latency
 from simpo.plotting.denoising import Point, draw_lines, return_against_steps
@@ -143,6 +143,37 @@ def test_a_summary():
     assert "NaN" not in json.dumps(alone)
 
 
+def told(*speeds):
+    """A result of episodes with these speeds, and return 1."""
+    rows = [EpisodeRow("single", i, 1.0, 1, v) for i, v in enumerate(speeds)]
+    return result([])._replace(rows=rows)
+
+
+def test_speeds_are_shown_where_the_task_tells_them(tmp_path, capsys):
+    """Student's t of 1 degree of freedom is 12.706."""
+    path, results = tmp_path / "rows.csv", [told(2.0, 4.0), told(3.0, 3.0)]
+    found = summarise(results[0])["speed"]
+    expected = {"mean": 3, "low": 3 - 12.7062, "high": 3 + 12.7062}
+    assert found == pytest.approx(expected, rel=1e-5)
+    show(results, "Task-v0", "cpu")
+    head, _, first, second = capsys.readouterr().out.splitlines()[2:6]
+    assert head.split()[-4:] == ["speed", "±", "95", "%"]
+    assert first.split()[-3:] == ["3", "±", "12.7"]
+    assert second.split()[-3:] == ["3", "±", "0"]
+    write(path, results, "Task-v0")
+    assert [float(row["speed"]) for row in read(path)] == [2.0, 4.0, 3.0, 3.0]
+
+
+def test_other_tasks_have_no_column_of_speeds(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    for results in ([result([1.0])], [told(1.0, None)]):
+        assert "speed" not in summarise(results[0])
+        show(results, "Task-v0", "cpu")
+        assert "speed" not in capsys.readouterr().out
+        write(path, results, "Task-v0")
+        assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
 @pytest.mark.parametrize("cls", AGENTS)
 def test_denoising_steps_change_how_an_agent_acts_or_are_refused(cls):
     agent, obs = tiny(cls), np.zeros((2, 4), np.float32)
@@ -227,7 +258,7 @@ def test_a_picture_that_cannot_be_written_is_a_warning(capfd):
 
 
 def step(*ended):
-    return Step(None, None, [Episode(1.0, 1, e) for e in ended], None)
+    return Step(None, None, [Episode(1.0, 1, e) for e in ended], None, {})
 
 
 class Seen(list):

@@ -34,12 +34,36 @@ class Dice(gymnasium.Env):
         return self._observe(), reward, ends, False, {}
 
 
+class Moving(gymnasium.Env):
+    """At step t it tells of a speed; it ends at a random step, from the third on."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, tells):
+        self.tells, self.steps = tells, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        ends = self.steps > 2 and self.np_random.random() < 0.3
+        speed = self.tells(self.steps)
+        info = {} if speed is None else {"speed": speed}
+        return np.zeros(3, np.float32), 0.0, bool(ends), False, info
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     gymnasium.register("test/Dice-v0", Dice)
+    gymnasium.register("test/Moving-v0", Moving)
     gymnasium.register("test/Fuse-v0", Fuse, kwargs={"after": 3, "obs": np.nan})
     yield
-    del gymnasium.registry["test/Dice-v0"], gymnasium.registry["test/Fuse-v0"]
+    for name in ("Dice", "Moving", "Fuse"):
+        del gymnasium.registry[f"test/{name}-v0"]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +72,9 @@ def policy():
     return tiny().policy(init(jax.random.key(0)))
 
 
-def play(policy, seed=0, mode=Mode(), **kwargs):  # noqa: B008
+def play(policy, seed=0, mode=Mode(), env_id="test/Dice-v0", **kwargs):  # noqa: B008
     kwargs = {"episodes": 6} | kwargs
-    return evaluate(tiny(), policy, "test/Dice-v0", mode, seed=seed, **kwargs)
+    return evaluate(tiny(), policy, env_id, mode, seed=seed, **kwargs)
 
 
 def first_episode(seed):
@@ -129,6 +153,29 @@ def test_a_task_that_never_ends_is_given_up(policy, monkeypatch):
 def test_one_episode(policy):
     (row,) = play(policy, episodes=1, seed=7)
     assert (row.return_, row.length) == first_episode(*child_seeds(7, 1))
+
+
+@pytest.mark.parametrize("tells", [lambda t: float(t), np.float32])
+def test_the_mean_speed_is_that_of_the_episode_alone(policy, tells):
+    """The mean of 1 to T, whatever came after in the same environment."""
+    rows = play(policy, env_id="test/Moving-v0", env_kwargs={"tells": tells})
+    assert len({row.length for row in rows}) > 2
+    assert [row.speed for row in rows] == [(row.length + 1) / 2 for row in rows]
+
+
+@pytest.mark.parametrize(
+    "tells",
+    [
+        lambda t: None,
+        lambda t: "fast",
+        lambda t: np.ones(2),
+        lambda t: float(t) if t != 2 else None,
+        lambda t: np.nan if t == 1 else 1.0,
+    ],
+)
+def test_a_speed_that_is_not_a_number_at_every_step_is_none(policy, tells):
+    rows = play(policy, env_id="test/Moving-v0", env_kwargs={"tells": tells})
+    assert {row.speed for row in rows} == {None}
 
 
 def test_a_task_that_breaks_is_reported():

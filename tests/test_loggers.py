@@ -58,6 +58,18 @@ def test_a_row_per_episode(tmp_path):
     assert len(lines) == 7
 
 
+def test_what_episodes_do_not_have_gets_no_column(tmp_path):
+    logger = CsvLogger(tmp_path)
+    path = tmp_path / "evaluations.csv"
+    logger.log_episodes(500, [row | {"speed": None} for row in EPISODES])
+    assert path.read_text().startswith("step,sampler,episode,return,length\n")
+    logger.log_episodes(600, [row | {"speed": 1.5} for row in EPISODES[:1]])
+    lines = path.read_text().splitlines()
+    assert lines[0] == "step,sampler,episode,return,length,speed"
+    assert lines[1] == "500,single,0,100.0,10,"
+    assert lines[-1] == "600,single,0,100.0,10,1.5"
+
+
 def test_what_is_not_there_is_an_empty_cell(tmp_path):
     logger = CsvLogger(tmp_path)
     logger.log(1, {"a": 1.0, "b": 2.0})
@@ -217,6 +229,16 @@ def test_tensorboard_gets_metrics_aliases_and_evaluations(tmp_path):
         ("eval_best-of-10/mean_reward", 20): 201.0,
         ("eval_best-of-10/mean_ep_length", 20): 11.0,
     }
+
+
+def test_tensorboard_gets_speeds_where_all_episodes_have_them(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    speeds = (1.0, 2.0, 6.0, 1.0, 2.0, None)
+    rows = [row | {"speed": v} for row, v in zip(EPISODES, speeds, strict=True)]
+    logger.log_episodes(20, rows)
+    logger.close()
+    found = {tag: v for (tag, _), v in events(tmp_path).items() if "speed" in tag}
+    assert found == {"eval/mean_speed": 3.0}
 
 
 # Progress bar

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import gymnasium
 import jax
@@ -126,6 +127,14 @@ def test_the_summary_says_what_next(finished):
     assert lines[-1] == f"next     simpo eval {finished.directory}"
     paths = [finished.directory / part for part in ("", "plots/overview.png", "policy")]
     assert [line.split()[1] for line in lines[2:5]] == [str(path) for path in paths]
+
+
+def test_the_summary_tells_speeds_where_there_are_some(finished):
+    assert "speed" not in finished.summary()
+    rows = [row._replace(speed=2.0 + i) for i, row in enumerate(finished.rows)]
+    lines = replace(finished, rows=rows).summary().splitlines()
+    assert lines[1].startswith("speed    2.5 ± 0.5 (single, mean ± std of 2")
+    assert lines[3].startswith("speed    4.5 ± 0.5 (best-of-3, ")
 
 
 def test_the_command_can_be_pasted(tmp_path):

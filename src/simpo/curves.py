@@ -7,10 +7,15 @@ from typing import Any, TypeAlias
 __all__ = ["EpisodeFields", "curves", "evaluation_curves", "evaluation_means"]
 
 EpisodeFields: TypeAlias = Mapping[str, Any]
-"""An evaluation episode: `sampler`, `episode`, `return_`, `length`, and what else."""
+"""An evaluation episode: `sampler`, `episode`, `return_`, `length`, and what else.
+
+None is a value that is not there.
+"""
 
 ALIASES = {"rollout/ep_rew_mean": "charts/episodic_return", "time/fps": "charts/SPS"}
 """Metrics that are repeated under the names that OpenRL Benchmark reads."""
+MEANS = {"return_": "mean_reward", "length": "mean_ep_length", "speed": "mean_speed"}
+"""What is shown of evaluation episodes."""
 
 
 def curves(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -24,16 +29,19 @@ def evaluation_curves(rows: Sequence[EpisodeFields]) -> dict[str, float]:
     named = {}
     for i, (sampler, means) in enumerate(evaluation_means(rows).items()):
         group = "eval" if i == 0 else f"eval_{sampler}"
-        named[f"{group}/mean_reward"], named[f"{group}/mean_ep_length"] = means
+        named |= {f"{group}/{name}": mean for name, mean in means.items()}
     return named
 
 
-def evaluation_means(rows: Sequence[EpisodeFields]) -> dict[str, tuple[float, float]]:
-    """Mean return and length by sampler, in the order of first appearance."""
+def evaluation_means(rows: Sequence[EpisodeFields]) -> dict[str, dict[str, float]]:
+    """Means by sampler, in the order of first appearance, and by name in MEANS."""
     samplers = dict.fromkeys(str(row["sampler"]) for row in rows)
     means = {}
     for sampler in samplers:
         own = [row for row in rows if row["sampler"] == sampler]
-        returns = fmean(float(row["return_"]) for row in own)
-        means[sampler] = returns, fmean(float(row["length"]) for row in own)
+        means[sampler] = {
+            name: fmean(float(row[field]) for row in own)
+            for field, name in MEANS.items()
+            if all(row.get(field) is not None for row in own)
+        }
     return means

@@ -2,7 +2,8 @@
 
 Each of the episodes runs in an environment of its own, so short episodes are not
 counted more often than long ones. Evaluations draw from keys and seeds of their own and
-leave training as it was.
+leave training as it was. Tasks whose info has a `speed` at every step are also scored
+by its mean, which compares policies that were trained on different rewards.
 
 Latency is what acting costs: the time from an observation on the host to its action on
 the host, one observation at a time.
@@ -40,12 +41,14 @@ class EpisodeRow(NamedTuple):
         episode: Index of the episode.
         return_: Undiscounted sum of rewards.
         length: Steps.
+        speed: Mean of info["speed"], in the task's unit; None where it does not say.
     """
 
     sampler: str
     episode: int
     return_: float
     length: int
+    speed: float | None = None
 
 
 class Latency(NamedTuple):
@@ -96,14 +99,16 @@ def evaluate(
     env = make(env_id, episodes, seed=seed, env_kwargs=env_kwargs)
     act, key = compile_act(agent, mode), jax.random.key(seed)
     rows: dict[int, EpisodeRow] = {}
-    obs, step = env.reset(), 0
+    obs, step, path = env.reset(), 0, np.zeros(episodes)
     while len(rows) < episodes:
         action = np.asarray(act(policy, obs, key, step))
         stepped = env.step(action)
         watch(action, stepped)
-        obs, step = stepped.obs, step + 1
+        obs, step, path = stepped.obs, step + 1, path + speeds(stepped)
         for e in stepped.episodes:
-            rows.setdefault(e.env, EpisodeRow(mode.label, e.env, e.return_, e.length))
+            speed = None if np.isnan(path[e.env]) else float(path[e.env] / e.length)
+            row = EpisodeRow(mode.label, e.env, e.return_, e.length, speed)
+            rows.setdefault(e.env, row)
         if step >= LIMIT:
             raise SimpoError(
                 f"episodes of {env_id} do not end within {LIMIT:,} steps; "
@@ -111,6 +116,13 @@ def evaluate(
             )
     env.close()
     return [rows[i] for i in range(episodes)]
+
+
+def speeds(step: Step) -> np.ndarray:
+    """What a task says of its speed at a step [E]; NaN where it says nothing."""
+    told, shape = np.asarray(step.info.get("speed")), step.valid.shape
+    is_number = told.shape == shape and np.issubdtype(told.dtype, np.floating)
+    return told if is_number else np.full(shape, np.nan)
 
 
 def measure_latency(

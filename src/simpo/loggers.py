@@ -112,7 +112,9 @@ class CsvLogger(Logger):
 
     def log_episodes(self, step: int, rows: Sequence[EpisodeFields]) -> None:
         """Append a row per episode to evaluations.csv; `return_` becomes `return`."""
-        named = [{k.rstrip("_"): v for k, v in row.items()} for row in rows]
+        named = [
+            {k.rstrip("_"): v for k, v in row.items() if v is not None} for row in rows
+        ]
         self.evaluations.append([{"step": step} | row for row in named])
 
     def close(self) -> None:
@@ -314,7 +316,7 @@ class ProgressBar(ProgressLogger):
 
     def log_episodes(self, step: int, rows: Sequence[EpisodeFields]) -> None:
         """Note the mean returns by sampler, on a line that stays."""
-        means = {s: m[0] for s, m in evaluation_means(rows).items()}
+        means = {s: m["mean_reward"] for s, m in evaluation_means(rows).items()}
         for sampler, mean in means.items():
             self.evaluations.setdefault(sampler, []).append(mean)
         if self.live and means:

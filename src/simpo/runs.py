@@ -72,14 +72,24 @@ class Finished:
         """Returns of the last evaluation's episodes under one sampler."""
         return np.array([r.return_ for r in self.rows if r.sampler == sampler])
 
+    def speeds(self, sampler: str = "single") -> np.ndarray:
+        """Their mean speeds; NaN where the task does not tell them."""
+        rows = [r.speed for r in self.rows if r.sampler == sampler]
+        return np.array(rows, np.float64)  # None becomes NaN
+
     def summary(self) -> str:
         """What to look at and what to type next."""
         samplers = dict.fromkeys(r.sampler for r in self.rows)
-        scores = "\n".join(
-            f"return   {rounded(self.returns(s).mean())} ± "
-            f"{rounded(self.returns(s).std())} "
-            f"({s}, mean ± std of {len(self.returns(s))} episodes)"
+        told = [
+            (name, s, values)
             for s in samplers
+            for name, values in (("return", self.returns(s)), ("speed", self.speeds(s)))
+            if not np.isnan(values).any()
+        ]
+        scores = "\n".join(
+            f"{name:<8} {rounded(values.mean())} ± {rounded(values.std())} "
+            f"({s}, mean ± std of {len(values)} episodes)"
+            for name, s, values in told
         )
         return (
             f"{scores}\n"

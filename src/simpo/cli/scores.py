@@ -1,7 +1,8 @@
 """What `simpo eval` found: a table or JSON by setting, a CSV file by episode.
 
 Mean and interval are those of the learning curves (95 % Student t over episodes), IQM
-is the mean of the middle half of the episodes.
+is the mean of the middle half of the episodes. Speeds are there where the task tells
+them, and else there is no column of them.
 """
 
 import csv
@@ -75,46 +76,65 @@ class Result(NamedTuple):
         """Returns by episode."""
         return np.array([row.return_ for row in self.rows])
 
+    @property
+    def speeds(self) -> np.ndarray | None:
+        """Mean speeds by episode, if the task tells them."""
+        speeds = [row.speed for row in self.rows if row.speed is not None]
+        return np.array(speeds) if len(speeds) == len(self.rows) else None
+
 
 def number(value: Any) -> float | None:
     """A float for JSON, which knows no NaN."""
     return None if math.isnan(value) else float(value)
 
 
+def interval(values: np.ndarray) -> dict[str, Any]:
+    """Mean and bounds, which one episode does not have."""
+    mean, low, high = mean_interval(values)
+    return {"mean": float(mean), "low": number(low), "high": number(high)}
+
+
 def summarise(result: Result) -> dict[str, Any]:
     """Everything about a setting but its single episodes; None is what is not there."""
-    returns = result.returns
-    mean, low, high = mean_interval(returns)
-    return {
+    returns, speeds = result.returns, result.speeds
+    summary = {
         "sampler": result.setting.mode.label,
         "denoising_steps": result.setting.steps,
         "episodes": len(returns),
-        "mean": float(mean),
-        "low": number(low),
-        "high": number(high),
+        **interval(returns),
         "iqm": float(iqm(returns[None])) if len(returns) >= ENOUGH else None,
         "median": float(np.median(returns)),
         "min": float(returns.min()),
         "max": float(returns.max()),
         "latency_ms": result.latency._asdict(),
     }
+    return summary if speeds is None else summary | {"speed": interval(speeds)}
+
+
+def spread(summary: dict[str, Any]) -> str:
+    """`8,507 ± 484`, of an interval."""
+    mean, high = rounded(summary["mean"]), summary["high"]
+    return mean if high is None else f"{mean} ± {rounded(high - summary['mean'])}"
 
 
 def cells(summary: dict[str, Any]) -> list[str]:
     """A row of the table."""
     steps, iqm = summary["denoising_steps"], summary["iqm"]
-    mean = rounded(summary["mean"])
-    if summary["high"] is not None:
-        mean += f" ± {rounded(summary['high'] - summary['mean'])}"
     latency = summary["latency_ms"]
     return [
         summary["sampler"],
         "-" if steps is None else str(steps),
-        mean,
+        spread(summary),
         "-" if iqm is None else rounded(iqm),
         *(rounded(summary[name]) for name in ("median", "min", "max")),
         *(f"{latency[name]:.3g}" for name in ("median", "p95")),
+        *([spread(summary["speed"])] if "speed" in summary else []),
     ]
+
+
+def tell_speed(results: Sequence[Result]) -> bool:
+    """Whether the task tells speeds."""
+    return all(result.speeds is not None for result in results)
 
 
 def show(results: Sequence[Result], env: str, device: str) -> None:
@@ -129,7 +149,8 @@ def show(results: Sequence[Result], env: str, device: str) -> None:
         pad_edge=False,
     )
     table.add_column("sampler", no_wrap=True)
-    for name in ("steps", "mean ± 95 %", "IQM", "median", "min", "max", "ms", "p95"):
+    names = ["steps", "mean ± 95 %", "IQM", "median", "min", "max", "ms", "p95"]
+    for name in names + ["speed ± 95 %"] * tell_speed(results):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         table.add_row(*cells(summarise(result)))
@@ -148,12 +169,12 @@ def write(path: Path, results: Sequence[Result], env: str) -> None:
     try:
         with path.open("w", newline="") as file:
             table = csv.writer(file)
-            table.writerow(COLUMNS)
+            told = tell_speed(results)
+            table.writerow(COLUMNS + ("speed",) * told)
             for result in results:
                 steps, latency = result.setting.steps, result.latency.median
-                for sampler, episode, return_, length in result.rows:
-                    table.writerow(
-                        [env, sampler, steps, episode, return_, length, latency]
-                    )
+                for sampler, episode, return_, length, speed in result.rows:
+                    row = [env, sampler, steps, episode, return_, length, latency]
+                    table.writerow(row + [speed] * told)
     except OSError as error:
         raise SimpoError(f"cannot write {path}: {error.strerror}") from error

@@ -49,12 +49,14 @@ class Step(NamedTuple):
         transition: Transitions of the valid rows only, in order of environment.
         episodes: Episodes that ended in this step.
         valid: False where the step only restarted an environment [E].
+        info: What the vector environment said besides.
     """
 
     obs: np.ndarray
     transition: Transition
     episodes: list[Episode]
     valid: np.ndarray
+    info: dict[str, Any]
 
 
 class NonFiniteTransition(SimpoError):
@@ -172,7 +174,7 @@ class ControlEnv:
         self._obs = obs
         if self._mode is AutoresetMode.NEXT_STEP:
             self._needs_reset = done
-        return Step(obs, _rows(full, valid), episodes, valid)
+        return Step(obs, _rows(full, valid), episodes, valid, info)
 
     def snapshot(self) -> bytes:
         """Everything that `restore` needs to go on from here.
