@@ -18,7 +18,7 @@ from simpo.envs import ENVIRONMENTS, ControlEnv, make
 from simpo.envs.bandit import TWO_PEAKS, Bandit, BanditEnv, Bumps, two_peaks
 from simpo.loggers import CsvLogger
 from simpo.presets import find
-from simpo.registration import ENTRY_POINTS, register
+from simpo.registration import TASKS, register
 from simpo.runs import make_directory
 from simpo.trainer import Trainer
 from simpo.types import EnvSpec, SimpoError
@@ -438,9 +438,8 @@ def test_importing_the_module_starts_no_backend():
 
 
 def test_every_registered_task_is_listed_and_can_be_made():
-    assert ENTRY_POINTS.keys() == {name for name in ENVIRONMENTS if "simpo/" in name}
-    for env_id in ENTRY_POINTS:
-        gymnasium.make(env_id).close()
+    assert TASKS.keys() == {name for name in ENVIRONMENTS if "simpo/" in name}
+    gymnasium.make(ID).close()
 
 
 def test_a_task_that_is_known_already_stays(monkeypatch):

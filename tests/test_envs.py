@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from extras import require_extra
 from plain_loop import Walk, assert_same, child_seeds, is_one_line, plain_loop, roll
 from simpo import envs
 from simpo.envs import ENVIRONMENTS, make
@@ -186,6 +187,7 @@ def test_a_missing_envpool_gives_the_install_line(monkeypatch):
 
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_the_table_tells_the_truth(env_id, tmp_path, monkeypatch, capfd):
+    require_extra(env_id)
     monkeypatch.chdir(tmp_path)
     row, env = ENVIRONMENTS[env_id], make(env_id, 1, seed=0)
     assert env.spec == EnvSpec(row.obs_dim, row.action_dim)

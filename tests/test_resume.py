@@ -14,6 +14,7 @@ from itertools import cycle
 import numpy as np
 import pytest
 
+from extras import require_extra
 from plain_loop import is_one_line
 from simpo import envs, snapshots
 from simpo.agents import PPO, SAC, SiMPO
@@ -334,6 +335,7 @@ def test_only_the_last_checkpoints_are_kept(stopped):
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_environments_go_on_exactly(name):
+    require_extra(name)
     env, other = (envs.make(name, 2, seed=seed) for seed in (3, 9))
     for each in (env, other):
         each.reset()

@@ -67,6 +67,15 @@ def _mujoco(
     }
 
 
+def _landscapes(name: str, obs_dim: int, target: int) -> dict[str, Environment]:
+    curves = {"sqrt": "sqrt(u)", "linear": "u", "square": "u^2", "exp": "e^3u, scaled"}
+    note = f"run for %s, u = v / ({target} m/s); simpo[dm-control]"
+    return {
+        f"simpo/{name}Run-{curve}-v0": Environment(obs_dim, 6, 1000, note % formula)
+        for curve, formula in curves.items()
+    }
+
+
 ENVIRONMENTS: dict[str, Environment] = {
     **_mujoco("HalfCheetah", 17, 17, 6, 1000, "run; never terminates"),
     **_mujoco("Hopper", 11, 11, 3, 1000, "hop on one leg"),
@@ -83,6 +92,8 @@ ENVIRONMENTS: dict[str, Environment] = {
     "Pendulum-v1": Environment(3, 1, 200, "swing up a pendulum; never terminates"),
     "MountainCarContinuous-v0": Environment(2, 1, 999, "drive out of a valley"),
     "simpo/BanditTwoPeaks-v0": Environment(1, 1, None, "one step; two reward peaks"),
+    **_landscapes("Cheetah", 17, target=10),
+    **_landscapes("Walker", 24, target=8),
 }
 
 

@@ -4,11 +4,13 @@ Of a vector environment, of each of its environments and of every wrapper around
 all attributes but those that building it makes again: spaces, models, renderers. That
 takes in the simulator's complete state, of which positions and velocities alone are
 not enough (rewards read what the last step left behind), generators and step counters.
+An environment that is `Resumable` says itself what it remembers.
 
 The result is a pickle, to be read only from files that a manifest vouches for.
 """
 
 import pickle
+from abc import ABC, abstractmethod
 from types import FunctionType
 from typing import Any
 
@@ -21,7 +23,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from simpo.types import SimpoError
 
-__all__ = ["capture", "restore"]
+__all__ = ["Resumable", "capture", "restore"]
 
 BUILT = (
     gymnasium.Env,
@@ -35,6 +37,18 @@ BUILT = (
 """Types of attributes that building an environment makes again."""
 PARTS = ("envs", "env_fns")
 """Attributes of a vector environment that hold its environments."""
+
+
+class Resumable(ABC):
+    """An environment that knows what it has to remember."""
+
+    @abstractmethod
+    def get_snapshot(self) -> Any:
+        """Everything that `set_snapshot` needs; it can be pickled."""
+
+    @abstractmethod
+    def set_snapshot(self, snapshot: Any) -> None:
+        """Go on from a snapshot of an environment that was built in the same way."""
 
 
 def capture(vector: VectorEnv, name: str) -> bytes:
@@ -60,7 +74,10 @@ def capture(vector: VectorEnv, name: str) -> bytes:
 def restore(vector: VectorEnv, state: bytes) -> None:
     """Put a vector environment, built like the one captured, into its state."""
     for layer, values in zip(layers(vector), pickle.loads(state), strict=True):
-        vars(layer).update(values)
+        if isinstance(layer, Resumable):
+            layer.set_snapshot(values)
+        else:
+            vars(layer).update(values)
 
 
 def layers(vector: Any) -> list[Any]:
@@ -78,8 +95,10 @@ def layers(vector: Any) -> list[Any]:
     return found
 
 
-def attributes(layer: Any) -> dict[str, Any]:
+def attributes(layer: Any) -> Any:
     """What a layer remembers."""
+    if isinstance(layer, Resumable):
+        return layer.get_snapshot()
     return {
         name: value
         for name, value in vars(layer).items()
