@@ -53,8 +53,8 @@ def test_packages_are_those_that_the_distribution_asks_for():
 def test_missing_extras_come_with_the_line_that_installs_them(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda package: None)
     extras = by_name(doctor.check_extras())
-    names = {"cuda12", "cuda13", "envpool", "hub", "judges", "onnx", "torch"}
-    names |= {"trackio", "video", "wandb"}
+    names = {"cuda12", "cuda13", "dm-control", "envpool", "hub", "judges", "onnx"}
+    names |= {"torch", "trackio", "video", "wandb"}
     assert names == extras.keys()
     assert extras["envpool"] == Check(
         "envpool", "not installed", None, "pip install 'simpo[envpool]'"
