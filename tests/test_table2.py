@@ -37,6 +37,7 @@ EVERY = [Cell(*x) for x in product(("a-v4", "b-v4"), ("SiMPO-Exp", "SAC"), (0, 1
         (("b-v4/SiMPO-*/1",), 1),
         (("a-v4", "*/SAC/0"), 5),
         (("?-v4/*/0",), 4),
+        (("a-v4/SAC/1",), 1),
     ],
 )
 def test_patterns_choose_cells(patterns, count):
@@ -47,10 +48,10 @@ def test_patterns_choose_cells(patterns, count):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("a-v5", "no cell 'a-v5': no 'a-v5'; did you mean 'a-v4'"),
-        ("a-v4/SAQ", "no 'SAQ'; did you mean 'SAC'"),
-        ("a-v4/SAC/7", "no '7'; choose 0, 1"),
-        ("a-v4/SAC/0/1", "write TASK/AGENT/SEED"),
+        ("a-v5", "no cell 'a-v5': write TASK/METHOD/SEED; did you mean 'a-v4'"),
+        ("a-v4/SAQ", "did you mean 'a-v4/SAC'"),
+        ("a-v4/SAC/7", "did you mean 'a-v4/SAC/"),
+        ("x/y/z/0/1", "tasks are a-v4, b-v4"),
     ],
 )
 def test_unknown_cells_get_one_line(pattern, message):

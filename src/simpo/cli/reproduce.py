@@ -15,6 +15,13 @@ STUDIES = {
     "bandit": ("simpo.experiments.bandit", "BanditStudy"),
     "landscape-map": ("simpo.experiments.landscape_map", "MapStudy"),
     "table2": ("simpo.experiments.locomotion", "Table2"),
+    "landscapes": ("simpo.experiments.rewards", "Landscapes"),
+    "ablation-kl": ("simpo.experiments.ablation", "KL"),
+    "ablation-interval": ("simpo.experiments.ablation", "INTERVAL"),
+    "ablation-candidates": ("simpo.experiments.ablation", "CANDIDATES"),
+    "ablation-floor": ("simpo.experiments.ablation", "FLOOR"),
+    "ablation-bound": ("simpo.experiments.ablation", "BOUND"),
+    "ablation-steps": ("simpo.experiments.ablation", "STEPS"),
     "geometry": ("simpo.experiments.geometry", "GeometryStudy"),
 }
 CHOICES = ", ".join(STUDIES)

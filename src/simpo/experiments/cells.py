@@ -123,38 +123,29 @@ def choose(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
     Args:
         cells: All there are.
-        patterns: Tasks, agents and seeds, split by slashes, with `*` and `?`; parts at
-            the end may be left out. None choose all.
+        patterns: `TASK/AGENT/SEED` with `*` and `?`; parts at the end may be left out.
+            None choose all.
 
     Raises:
         SimpoError: A pattern that no cell fits.
     """
     chosen: set[Cell] = set()
     for pattern in patterns:
-        parts = pattern.split("/")
-        fitting = {
-            cell
-            for cell in cells
-            if len(parts) <= len(cell)
-            and all(fnmatchcase(str(x), p) for x, p in zip(cell, parts, strict=False))
-        }
+        whole = (pattern, f"{pattern}/*")
+        fitting = {c for c in cells if any(fnmatchcase(c.path, p) for p in whole)}
         if not fitting:
             raise SimpoError(unknown(pattern, cells))
         chosen |= fitting
     return [cell for cell in cells if cell in chosen or not patterns]
 
 
-def unknown(pattern: str, cells: Iterable[Cell]) -> str:
+def unknown(pattern: str, cells: Sequence[Cell]) -> str:
     """What to say of a pattern that fits no cell."""
-    columns = [dict.fromkeys(map(str, column)) for column in zip(*cells, strict=True)]
-    for part, known in zip(pattern.split("/"), columns, strict=False):
-        if not any(fnmatchcase(name, part) for name in known):
-            near = difflib.get_close_matches(part, known, 1)
-            hint = (
-                f"did you mean '{near[0]}'?" if near else f"choose {', '.join(known)}"
-            )
-            return f"no cell '{pattern}': no '{part}'; {hint}"
-    return f"no cell '{pattern}': write TASK/AGENT/SEED, or the beginning of that"
+    tasks, pairs = ({c.path.rsplit("/", n)[0]: c for c in cells} for n in (2, 1))
+    known = [*tasks, *pairs, *(cell.path for cell in cells)]
+    near = difflib.get_close_matches(pattern, known, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"tasks are {', '.join(tasks)}"
+    return f"no cell '{pattern}': write TASK/METHOD/SEED; {hint}"
 
 
 def require_version(directories: Iterable[Path]) -> None:

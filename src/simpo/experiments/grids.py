@@ -39,8 +39,7 @@ __all__ = ["Entry", "GridStudy", "Results", "Scale"]
 Scale = Literal["smoke", "laptop", "paper"]
 SEEDS = {"smoke": 1, "laptop": 3, "paper": 5}
 """Seeds by scale, unless told otherwise."""
-HEADER = ("method", "sampler", "seeds", "episodes", "IQM [95 %]", "published")
-PICTURES = ("scores", "curves")
+HEADER = ("method", "sampler", "seeds", "episodes", "IQM [95 %]", "speed", "published")
 ENOUGH = 5
 """Seeds below which bootstrap intervals are much too narrow."""
 
@@ -72,6 +71,17 @@ class Entry:
         return Estimate(
             *bootstrap(iqm, self.scores[None], rng=np.random.default_rng(0))
         )
+
+    @property
+    def speed(self) -> str:
+        """Mean speed in the last evaluations, where the task tells it; in m/s."""
+        speeds = []
+        for run in self.runs:
+            rows = run.evaluations
+            if "speed" in rows:
+                last = rows["step"] == rows["step"].max()
+                speeds.append(rows["speed"][last & (rows["sampler"] == self.sampler)])
+        return f"{np.mean(speeds):.2f}" if speeds else ""
 
     @property
     def curves(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -121,6 +131,10 @@ class GridStudy(Study):
         """The paper's number."""
 
     @abc.abstractmethod
+    def pictures(self, results: Results, folder: Path) -> list[Path]:
+        """Pictures of its own, beside scores and curves."""
+
+    @abc.abstractmethod
     def marks(self) -> Mapping[str, float]:
         """A published number by task, for the picture of scores."""
 
@@ -128,6 +142,10 @@ class GridStudy(Study):
     def folder(self) -> Path:
         """Where results go."""
         return self.out / self.name / self.scale
+
+    def at_scale(self, claim: str) -> str:
+        """A claim, and the scale that it was judged at, if not the paper's."""
+        return claim if self.scale == "paper" else f"{claim} [{self.scale} scale]"
 
     @property
     def engine(self) -> Engine:
@@ -169,7 +187,7 @@ class GridStudy(Study):
         verdicts = list(self.verdicts(results))
         missing = [cell.path for cell in grid.runs if cell not in directories]
         for task in tasks_of(results):
-            lines = table(HEADER, self.lines(task, results))
+            lines = table(*self.lines(task, results))
             report.say(f"{task}, {self.scale} scale\n{lines}\n")
         for text in (*self.notes(results), *verdicts):
             report.say(text)
@@ -179,8 +197,9 @@ class GridStudy(Study):
         report.add("results", self.rows(results))
         if results:
             title = f"{self.name}, {self.scale} scale"
-            draw(results, title, report.folder, self.marks())
-            self.write_page(report.folder, results, verdicts, missing)
+            paths = draw(results, title, report.folder, self.marks())
+            paths += self.pictures(results, report.folder)
+            self.write_page(report.folder, results, verdicts, missing, paths)
 
     def write_page(
         self,
@@ -188,24 +207,25 @@ class GridStudy(Study):
         results: Results,
         verdicts: Sequence[Verdict],
         missing: Sequence[str],
+        pictures: Sequence[Path],
     ) -> None:
         """Everything in one HTML file."""
         title = f"simpo reproduce {self.name}: {self.scale} scale"
         parts = [page.verdict_list(verdicts)]
         parts += [
-            page.rows(task, HEADER, self.lines(task, results))
-            for task in tasks_of(results)
+            page.rows(task, *self.lines(task, results)) for task in tasks_of(results)
         ]
         parts += [f"<p>{note}</p>" for note in self.notes(results)]
-        parts += [page.picture(folder / f"{name}.png", name) for name in PICTURES]
+        drawn = [path for path in pictures if path.suffix == ".png"]
+        parts += [page.picture(path, path.stem) for path in drawn]
         if missing:
             parts.append(page.details(f"{len(missing)} cells are missing", missing))
         machine = read_json(folder / "env.json")
         parts.append(page.details("Versions and devices of this report", machine))
         (folder / "report.html").write_text(page.page(title, parts), encoding="utf-8")
 
-    def lines(self, task: str, results: Results) -> list[list[str]]:
-        """A task's table, as text."""
+    def lines(self, task: str, results: Results) -> tuple[list[str], list[list[str]]]:
+        """A task's table, as text; columns that nothing is in are left out."""
         lines, sources = [], self.sources(results)
         for method in (m for t, m in results if t == task):
             entry, number = results[task, method], self.published(task, method)
@@ -217,10 +237,12 @@ class GridStudy(Study):
                     str(len(entry.scores)),
                     str(entry.episodes),
                     interval(entry.estimate),
+                    entry.speed,
                     f"{number.value:,.0f} ({note})" if number else "",
                 ]
             )
-        return lines
+        used = [i for i, _ in enumerate(HEADER) if any(line[i] for line in lines)]
+        return [HEADER[i] for i in used], [[x[i] for i in used] for x in lines]
 
     def notes(self, results: Results) -> list[str]:
         """What the tables' numbers are, and where the published ones are from."""
@@ -251,6 +273,7 @@ class GridStudy(Study):
                     "seeds": len(entry.scores),
                     "episodes": entry.episodes,
                     **dict(zip(("iqm", "low", "high"), entry.estimate, strict=True)),
+                    "speed": entry.speed,
                     "published": number.value if number else "",
                     "source": number.source if number else "",
                 }
@@ -280,15 +303,18 @@ def tasks_of(results: Results) -> list[str]:
 
 def draw(
     results: Results, title: str, folder: Path, marks: Mapping[str, float]
-) -> None:
+) -> list[Path]:
     """Scores with their intervals, and learning curves, a panel per task."""
     bars: dict[str, list] = {task: [] for task in tasks_of(results)}
     curves: dict[str, dict] = {task: {} for task in bars}
     for (task, method), entry in results.items():
         bars[task].append(plots.Bar(method, *entry.estimate))
         curves[task][method] = plots.Curve(*align(entry.curves))
-    tables.draw_scores(bars, f"{title}, last evaluation", folder / "scores", marks)
-    tables.draw_curves(curves, title, folder / "curves")
+    scores = f"{title}, last evaluation"
+    return [
+        *tables.draw_scores(bars, scores, folder / "scores", marks),
+        *tables.draw_curves(curves, title, folder / "curves"),
+    ]
 
 
 def interval(estimate: Estimate) -> str:

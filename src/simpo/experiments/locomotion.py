@@ -7,6 +7,7 @@ HalfCheetah and Humanoid and change little elsewhere.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from simpo.experiments.cells import Cell
@@ -72,9 +73,9 @@ class Table2(GridStudy):
         gaps = compare(results, REST, *pair)
         yield unchanged(self.at_scale(LEAVES), REST, gaps, LITTLE)
 
-    def at_scale(self, claim: str) -> str:
-        """The claim, and what it was judged at if not the paper's scale."""
-        return claim if self.scale == "paper" else f"{claim} [{self.scale} scale]"
+    def pictures(self, results: Results, folder: Path) -> list[Path]:
+        """None beside scores and curves."""
+        return []
 
     def marks(self) -> dict[str, float]:
         """The paper's best SiMPO, where scores can be compared with it."""
