@@ -143,6 +143,7 @@ def start_run(
     bar: ProgressLogger | None = None,
     callbacks: Sequence[Callback] = (),
     track: Track = "no",
+    pictures: bool = True,
 ) -> Finished:
     """Train in a new run directory.
 
@@ -153,6 +154,7 @@ def start_run(
         bar: Where progress is shown; a bar of its own by default.
         callbacks: Told of steps, evaluations and checkpoints.
         track: The service that follows it, wandb or trackio, or no.
+        pictures: Whether to draw it in the end; `simpo plot` does so at any time.
 
     Raises:
         SimpoError: The run is impossible, or failed; what was logged stays.
@@ -171,7 +173,9 @@ def start_run(
         trackers.tracked(directory, to_json(run), resumed=False) as followers,
         stopped_by_signals() as stop,
     ):
-        return carry_out(run, directory, None, bar, stop, callbacks, followers)
+        return carry_out(
+            run, directory, None, bar, stop, callbacks, followers, pictures
+        )
 
 
 def resume(
@@ -181,6 +185,7 @@ def resume(
     trust: bool = False,
     bar: ProgressLogger | None = None,
     callbacks: Sequence[Callback] = (),
+    pictures: bool = True,
 ) -> Finished:
     """Go on with a run from its newest undamaged checkpoint, or from the beginning.
 
@@ -192,6 +197,7 @@ def resume(
             it can run code.
         bar: Where progress is shown; a bar of its own by default.
         callbacks: Told of steps, evaluations and checkpoints.
+        pictures: Whether to draw it in the end.
 
     Raises:
         SimpoError: Not a run directory, a run that is done, or a failed run; a
@@ -213,7 +219,7 @@ def resume(
             stopped_by_signals() as stop,
         ):
             return carry_out(
-                run, directory, checkpoint, bar, stop, callbacks, followers
+                run, directory, checkpoint, bar, stop, callbacks, followers, pictures
             )
 
 
@@ -267,6 +273,7 @@ def start_or_resume(
     command: Sequence[str] = (),
     bar: ProgressLogger | None = None,
     track: Track = "no",
+    pictures: bool = True,
 ) -> Finished:
     """Go on with the newest unfinished run of the same settings, or start one.
 
@@ -275,8 +282,9 @@ def start_or_resume(
     states = dict(runs_like(run, out))
     unfinished = [path for path, state in states.items() if state != "done"]
     if unfinished:
-        return resume(unfinished[-1], agent=run.agent, bar=bar)
-    return start_run(run, out, command=command, bar=bar, track=track)
+        newest = unfinished[-1]
+        return resume(newest, agent=run.agent, bar=bar, pictures=pictures)
+    return start_run(run, out, command=command, bar=bar, track=track, pictures=pictures)
 
 
 @contextlib.contextmanager
@@ -316,6 +324,7 @@ def carry_out(
     stop: StopRequest,
     callbacks: Sequence[Callback],
     followers: Sequence[Logger],
+    pictures: bool,
 ) -> Finished:
     """Train in a run directory, from a checkpoint or from the beginning.
 
@@ -350,9 +359,10 @@ def carry_out(
     finally:
         own.close()
     write_json(status, {"state": "done", "step": trainer.step})
-    from simpo.plotting import plot_run  # matplotlib takes a second to load
+    if pictures:
+        from simpo.plotting import plot_run  # matplotlib takes a second to load
 
-    plot_run(directory)
+        plot_run(directory)
     return Finished(directory, rows, time.perf_counter() - started)
 
 

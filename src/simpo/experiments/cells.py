@@ -56,11 +56,13 @@ class Grid:
         runs: What each cell trains.
         folder: Parent of the run directories.
         command: The command, for the record.
+        quick: Whether the runs take seconds; see `Job`.
     """
 
     runs: Mapping[Cell, Run]
     folder: Path
     command: tuple[str, ...]
+    quick: bool = False
 
     @property
     def steps(self) -> int:
@@ -98,7 +100,7 @@ class Grid:
         if engine is None:
             return
         jobs = [
-            Job(name, self.runs[cell], self.folder, self.command)
+            Job(name, self.runs[cell], self.folder, self.command, self.quick)
             for name, cell in missing.items()
         ]
         for ended in engine(jobs, report.advance):

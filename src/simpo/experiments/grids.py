@@ -159,7 +159,8 @@ class GridStudy(Study):
         every = [Cell(t, m, s) for s in seeds for t in self.tasks for m in self.methods]
         runs = {cell: self.run_of(cell) for cell in choose(every, self.cells)}
         folder = self.out / "runs" / self.scale
-        return Grid(runs, folder, ("simpo", "reproduce", self.name))
+        command = ("simpo", "reproduce", self.name)
+        return Grid(runs, folder, command, quick=self.scale == "smoke")
 
     def check(self) -> None:
         """Require seeds and workers, cells that exist and can be run.

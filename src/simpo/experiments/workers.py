@@ -35,12 +35,15 @@ class Job(NamedTuple):
         run: What to train.
         out: Parent of its run directory.
         command: The command, for the record.
+        quick: Whether it is a run of seconds: its programs are not optimised, which
+            takes longer than it saves, and it is not drawn.
     """
 
     name: str
     run: Run
     out: Path
     command: tuple[str, ...]
+    quick: bool = False
 
 
 class Ended(NamedTuple):
@@ -194,14 +197,22 @@ def work(core: int, pipe: Connection) -> None:
     while job := pipe.recv():
         bar = StepsSent(pipe)
         try:
-            done = start_or_resume(job.run, job.out, command=job.command, bar=bar)
-            pipe.send(done.directory)
+            pipe.send(train(job, bar))
         except Stopped as error:
             return pipe.send(str(error))
         except SimpoError as error:
             pipe.send(str(error))
         forget_compiled()
     return None
+
+
+def train(job: Job, bar: ProgressLogger) -> Path:
+    """Train, or train on; the run directory."""
+    jax.config.update("jax_disable_most_optimizations", job.quick)
+    done = start_or_resume(
+        *(job.run, job.out), command=job.command, bar=bar, pictures=not job.quick
+    )
+    return done.directory
 
 
 def forget_compiled() -> None:

@@ -56,6 +56,7 @@ SMOKE = Preset(
         log_every=80,
         eval_every=240,
         eval_episodes=1,
+        env_kwargs={"max_episode_steps": 100},
     ),
     rows={name: shrink(row) for name, row in LAPTOP.rows.items()},
 )

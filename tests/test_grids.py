@@ -1,4 +1,4 @@
-"""`simpo reproduce table2`: cells, claims, versions, the report; real smoke runs."""
+"""Studies that are grids: cells, claims, versions, the report; real smoke runs."""
 
 import csv
 import json
@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from simpo.cli import main
-from simpo.experiments import claims
+from simpo.config import flatten, to_json
+from simpo.experiments import ablation, claims
 from simpo.experiments.cells import Cell, choose, require_version
 from simpo.experiments.grids import Entry, interval
 from simpo.experiments.locomotion import TASKS, Table2
 from simpo.experiments.methods import BASELINES, METHODS, WEIGHTINGS, run_of
 from simpo.experiments.published import BEST, PUBLISHED
+from simpo.experiments.rewards import Landscapes
 from simpo.presets import PRESETS
 from simpo.statistics import Estimate
 from simpo.types import SimpoError
@@ -93,6 +95,45 @@ def test_smoke_is_the_laptop_preset_in_small():
         small = PRESETS["smoke"].at("smoke", "Hopper-v4", row)
         assert type(small.agent) is type(PRESETS["laptop"].rows[row].agent)
         assert small.agent.width <= 16 and small.steps < large.steps / 100
+
+
+ABLATIONS = (
+    ablation.KL,
+    ablation.INTERVAL,
+    ablation.CANDIDATES,
+    ablation.FLOOR,
+    ablation.BOUND,
+    ablation.STEPS,
+)
+
+
+@pytest.mark.parametrize("study", ABLATIONS, ids=lambda study: study.name)
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])
+def test_ablations_vary_one_setting(study, scale):
+    runs = [study(scale=scale).run_of(Cell("Hopper-v4", m, 0)) for m in study.methods]
+    for run in runs:
+        run.check()
+        config = run.agent.temperature.target
+        config.check(run.agent.weighting, run.agent.candidates)
+    agents = [dict(flatten(to_json(run.agent))) for run in runs]
+    names = {name for agent in agents for name in agent}
+    varied = {n for n in names if len({repr(agent.get(n)) for agent in agents}) > 1}
+    assert len(set(map(repr, agents))) == len(runs)
+    groups = {name.split(".")[0] for name in varied}
+    assert len(groups) == 1, varied
+    assert study.reference in study.methods
+    assert study(scale=scale).folder.name == scale
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])
+def test_landscapes_have_the_values_of_halfcheetah(scale):
+    study = Landscapes(scale=scale)
+    assert len(study.tasks) == 8
+    for task, method in product(study.tasks, study.methods):
+        run = study.run_of(Cell(task, method, 1))
+        run.check()
+        twin = run_of(scale, "HalfCheetah-v4", method, 1)
+        assert (run.env, run.agent) == (task, twin.agent)
 
 
 def test_published_numbers_are_of_these_tasks_and_methods():
@@ -269,6 +310,33 @@ def test_mistakes_get_one_line(words, message, here, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_landscape_claims_name_the_rewards():
+    scores = {"SiMPO-Square": HIGH, "SiMPO-Linear": LOW, "SiMPO-Exp": LOW}
+    found = {
+        (task, method): Entry("single", np.asarray(row), [])
+        for task in Landscapes.tasks
+        for method, row in scores.items()
+    }
+    flat, steep = Landscapes(scale="paper").verdicts(found)
+    assert flat.claim == "SiMPO-Square is best where the reward is sqrt or linear"
+    assert flat.holds is True and steep.holds is False
+    assert "against SiMPO-Square" in steep.evidence
+    for verdict in Landscapes(scale="smoke").verdicts(found):
+        assert verdict.holds is None
+
+
+def test_ablation_claims_are_about_little_change():
+    near, far = [10.1, 10.0, 10.05], [20.0, 20.1, 19.9]
+    scores = {"KL=1.5": HIGH, "KL=1.0": near, "KL=2.0": far}
+    found = {
+        (task, method): Entry("single", np.asarray(row), [])
+        for task in ablation.KL.tasks
+        for method, row in scores.items()
+    }
+    by_claim = {v.claim.split()[0]: v.holds for v in ablation.KL().verdicts(found)}
+    assert by_claim == {"KL=0.5": None, "KL=1.0": True, "KL=2.0": False, "KL=2.5": None}
 
 
 def test_claims_are_judged_from_runs_of_a_size():
