@@ -233,14 +233,24 @@ def test_a_ranking_is_by_normalised_scores():
     assert ranks[1].beats == 1.0  # a beats c everywhere
 
 
+HEEDING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
+"""As in a terminal: a shell starts what runs in the background deaf to Ctrl-C."""
+
+
 def test_ctrl_c_ends_the_workers(tmp_path):
     """A real interrupt of the real command, while a run is under way."""
     command = [
-        *(sys.executable, "-m", "simpo", "bench", "agents", "--tasks", TASK),
-        *("--agents", "TD3", "--seeds", "1", "--jobs", "1", "--out", str(tmp_path)),
+        *(sys.executable, "-c", HEEDING, "-m", "simpo", "bench", "agents"),
+        *("--tasks", TASK, "--agents", "TD3", "--seeds", "1", "--jobs", "1"),
+        *("--out", str(tmp_path)),
     ]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 300
     while not [*tmp_path.rglob("command.txt")] and time.monotonic() < deadline:
