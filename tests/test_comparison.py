@@ -102,6 +102,26 @@ def test_a_dead_process_is_reported(tmp_path, monkeypatch):
     assert end.reason == "its process died (exit code -9)"
 
 
+def test_a_dead_process_is_replaced_and_one_alive_goes_on(tmp_path, monkeypatch):
+    """Three runs, one at a time: the first process dies, a second makes the others."""
+    started = []
+
+    def start(job, core):
+        worker = real(job, core)
+        if not started:
+            os.kill(worker.process.pid, signal.SIGKILL)
+        started.append(job.name)
+        return worker
+
+    real = workers.start
+    monkeypatch.setattr(workers, "start", start)
+    runs = [small_run(seed=seed) for seed in range(3)]
+    ends = list(train_all(jobs(tmp_path, *runs), lambda *_: None, 1))
+    assert [end.job.name for end in ends] == ["run 0", "run 1", "run 2"]
+    assert [end.directory is None for end in ends] == [True, False, False]
+    assert started == ["run 0", "run 1"]
+
+
 def test_runs_that_are_stopped_leave_no_process(tmp_path):
     def interrupt(*_):
         assert multiprocessing.active_children()
@@ -190,7 +210,7 @@ def test_other_settings_are_other_cells(bench, small):
 
 def test_agents_without_all_cells_are_left_out(bench, small):
     study, _ = bench
-    options = SMALL | {"agents": ("SAC", "QVPO"), "only_report": True}
+    options = SMALL | {"agents": ("SAC", "QVPO"), "report": True}
     report = reproduce(Comparison(**options, out=study.out))
     assert "not finished, left out: QVPO" in report.lines
     assert [r["agent"] for r in rows(report.folder / "ranking.csv")] == ["SAC"]
@@ -198,7 +218,7 @@ def test_agents_without_all_cells_are_left_out(bench, small):
 
 def test_nothing_to_report_gets_one_line(tmp_path, small):
     with pytest.raises(SimpoError, match="no finished runs in") as error:
-        reproduce(Comparison(**SMALL, only_report=True, out=tmp_path))
+        reproduce(Comparison(**SMALL, report=True, out=tmp_path))
     assert is_one_line(error)
 
 

@@ -246,6 +246,7 @@ def test_cells_are_run_directories_with_scores(reproduced):
             if e["step"] == episodes[-1]["step"] and e["sampler"] == row["sampler"]
         ]
         assert float(row["iqm"]) == pytest.approx(np.mean(last))
+        assert not (run / "plots").exists()  # of the smoke scale
         assert int(row["episodes"]) == len(last)
 
 

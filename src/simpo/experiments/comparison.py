@@ -67,7 +67,7 @@ class Comparison(Study):
     """Agents by name; all of them by default."""
     steps: int | None = None
     """Environment steps per run; the preset's by default."""
-    only_report: bool = False
+    report: bool = False
     """Train nothing: judge the cells that are there."""
     jobs: int | None = None
     """Runs side by side, a core each; as many as there are cores by default."""
@@ -116,7 +116,7 @@ class Comparison(Study):
     def directories(self, report: Report) -> Iterator[tuple[Cell, Path]]:
         """Cells with their run directories and a row of scores, trained if need be."""
         engine = partial(train_all, at_once=self.jobs or len(cores()))
-        return self.grid.directories(report, None if self.only_report else engine)
+        return self.grid.directories(report, None if self.report else engine)
 
     def judge(self, report: Report, directories: Mapping[Cell, Path]) -> None:
         """Scores, ranking and curves of the agents that have all their cells."""

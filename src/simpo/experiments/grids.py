@@ -28,7 +28,7 @@ from simpo.plotting import comparison as plots
 from simpo.plotting import tables
 from simpo.plotting.curves import align, seed_curve
 from simpo.plotting.rundata import RunData, read_run
-from simpo.plotting.scores import score
+from simpo.plotting.scores import ENOUGH, score
 from simpo.plotting.settings import headline, spoken
 from simpo.run import Run
 from simpo.statistics import Estimate, bootstrap, iqm
@@ -40,8 +40,6 @@ Scale = Literal["smoke", "laptop", "paper"]
 SEEDS = {"smoke": 1, "laptop": 3, "paper": 5}
 """Seeds by scale, unless told otherwise."""
 HEADER = ("method", "sampler", "seeds", "episodes", "IQM [95 %]", "speed", "published")
-ENOUGH = 5
-"""Seeds below which bootstrap intervals are much too narrow."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,15 @@ from simpo.plotting.settings import (
 )
 from simpo.statistics import Scale, score_matrix
 
-__all__ = ["UNTRAINED", "Pooled", "Scored", "Setting", "compare_runs", "score"]
+__all__ = [
+    "ENOUGH",
+    "UNTRAINED",
+    "Pooled",
+    "Scored",
+    "Setting",
+    "compare_runs",
+    "score",
+]
 
 UNTRAINED = "0 untrained policies, 1 best setting's mean"
 """What the scale of `compare_runs` is, for an axis."""
