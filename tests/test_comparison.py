@@ -16,10 +16,11 @@ import pytest
 from plain_loop import is_one_line
 from simpo.agents import QVPO, SAC, TD3
 from simpo.cli import main
-from simpo.experiments import workers
+from simpo.engines import local
+from simpo.engines.jobs import Job
+from simpo.engines.local import cores, train_all
 from simpo.experiments.comparison import Comparison, rank
 from simpo.experiments.report import reproduce
-from simpo.experiments.workers import Job, cores, train_all
 from simpo.runs import parent_of
 from simpo.types import SimpoError
 from tiny import tiny, tiny_run
@@ -95,8 +96,8 @@ def test_a_dead_process_is_reported(tmp_path, monkeypatch):
         os.kill(worker.process.pid, signal.SIGKILL)
         return worker
 
-    real = workers.start
-    monkeypatch.setattr(workers, "start", start)
+    real = local.start
+    monkeypatch.setattr(local, "start", start)
     (end,) = train_all(jobs(tmp_path, small_run()), lambda *_: None, 1)
     assert end.directory is None
     assert end.reason == "its process died (exit code -9)"
@@ -113,8 +114,8 @@ def test_a_dead_process_is_replaced_and_one_alive_goes_on(tmp_path, monkeypatch)
         started.append(job.name)
         return worker
 
-    real = workers.start
-    monkeypatch.setattr(workers, "start", start)
+    real = local.start
+    monkeypatch.setattr(local, "start", start)
     runs = [small_run(seed=seed) for seed in range(3)]
     ends = list(train_all(jobs(tmp_path, *runs), lambda *_: None, 1))
     assert [end.job.name for end in ends] == ["run 0", "run 1", "run 2"]

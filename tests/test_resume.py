@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from extras import require_extra
+from identical import same
 from plain_loop import is_one_line
 from simpo import envs, snapshots
 from simpo.agents import PPO, SAC, SiMPO
@@ -27,8 +28,6 @@ from simpo.runs import alone, resume, runs_like, start_run
 from simpo.trainer import Stopped, Trainer
 from simpo.types import EnvSpec, SimpoError, Transition
 from tiny import tiny, tiny_run
-
-RESULTS = ("progress.csv", "evaluations.csv", "policy/model.safetensors")
 
 
 def small_run(cls, **changes):
@@ -52,11 +51,6 @@ def without_pictures():
 def unbroken(request, tmp_path_factory):
     run = small_run(request.param)
     return run, start_run(run, tmp_path_factory.mktemp("unbroken")).directory
-
-
-def same(one, other):
-    for name in RESULTS:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def break_at(monkeypatch, moments, errors=(False, True)):

@@ -47,7 +47,15 @@ from simpo.trackers import Track
 from simpo.trainer import RunFailed, Stopped, StopRequest, Trainer
 from simpo.types import SimpoError
 
-__all__ = ["Finished", "resume", "runs_like", "start_or_resume", "start_run", "train"]
+__all__ = [
+    "Finished",
+    "finished",
+    "resume",
+    "runs_like",
+    "start_or_resume",
+    "start_run",
+    "train",
+]
 
 PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
 
@@ -186,6 +194,7 @@ def resume(
     bar: ProgressLogger | None = None,
     callbacks: Sequence[Callback] = (),
     pictures: bool = True,
+    patience: float = 0.0,
 ) -> Finished:
     """Go on with a run from its newest undamaged checkpoint, or from the beginning.
 
@@ -198,6 +207,7 @@ def resume(
         bar: Where progress is shown; a bar of its own by default.
         callbacks: Told of steps, evaluations and checkpoints.
         pictures: Whether to draw it in the end.
+        patience: Seconds to wait for another process that trains there.
 
     Raises:
         SimpoError: Not a run directory, a run that is done, or a failed run; a
@@ -212,7 +222,7 @@ def resume(
         raise SimpoError(f"{directory} is done: there is nothing to resume")
     run = with_functions(from_json(read_json(config), Run), agent, directory)
     run.check()
-    with alone(directory):
+    with alone(directory, patience):
         checkpoint = rewound(directory, trust)
         with (
             trackers.tracked(directory, to_json(run), resumed=True) as followers,
@@ -266,6 +276,11 @@ def runs_like(run: Run, out: Path) -> Iterator[tuple[Path, str]]:
                 yield status.parent, str(read_json(status).get("state"))
 
 
+def finished(run: Run, out: Path) -> Path | None:
+    """A run directory that is done with the very same settings."""
+    return next((path for path, state in runs_like(run, out) if state == "done"), None)
+
+
 def start_or_resume(
     run: Run,
     out: Path,
@@ -274,6 +289,7 @@ def start_or_resume(
     bar: ProgressLogger | None = None,
     track: Track = "no",
     pictures: bool = True,
+    patience: float = 0.0,
 ) -> Finished:
     """Go on with the newest unfinished run of the same settings, or start one.
 
@@ -282,14 +298,18 @@ def start_or_resume(
     states = dict(runs_like(run, out))
     unfinished = [path for path, state in states.items() if state != "done"]
     if unfinished:
-        newest = unfinished[-1]
-        return resume(newest, agent=run.agent, bar=bar, pictures=pictures)
+        shared = {"bar": bar, "pictures": pictures, "patience": patience}
+        return resume(unfinished[-1], agent=run.agent, **shared)
     return start_run(run, out, command=command, bar=bar, track=track, pictures=pictures)
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path, patience: float = 0.0) -> Iterator[None]:
     """Keep two processes from training in one directory.
+
+    Args:
+        directory: The run directory.
+        patience: Seconds to wait for another one to end.
 
     Raises:
         SimpoError: Another one does.
@@ -301,16 +321,18 @@ def alone(directory: Path) -> Iterator[None]:
         return
     number = os.open(directory, os.O_RDONLY)
     try:
-        for pause in (0.1, 0.1, None):  # who looks whether it is taken has it briefly
+        # Who only looks whether it is taken has it briefly.
+        until = time.monotonic() + max(patience, 0.2)
+        while True:
             try:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                if pause is None:
+                if time.monotonic() > until:
                     raise SimpoError(
                         f"{directory} is trained by another process"
                     ) from None
-                time.sleep(pause)
+                time.sleep(0.1)
         yield
     finally:
         os.close(number)

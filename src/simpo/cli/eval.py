@@ -17,9 +17,9 @@ import tyro
 
 from simpo.agents import Agent, Mode
 from simpo.agents.denoising import denoising_steps, with_denoising_steps
+from simpo.backend import keep_compiled
 from simpo.checkpoint import SavedPolicy, load
 from simpo.cli.arguments import option_registry
-from simpo.cli.backend import keep_compiled
 from simpo.cli.bar import LateBar, Watcher
 from simpo.cli.films import choose_way, make_folder, make_videos
 from simpo.cli.options import read_options

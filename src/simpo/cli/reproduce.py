@@ -4,7 +4,8 @@ import difflib
 import importlib
 from typing import Any
 
-from simpo.cli.backend import keep_compiled, one_device_per_core
+from simpo.backend import keep_compiled, one_device_per_core
+from simpo.cli.arguments import option_registry
 from simpo.cli.options import read_options
 from simpo.experiments.report import reproduce
 from simpo.types import SimpoError
@@ -45,7 +46,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0].startswith("-"):
         raise SimpoError(f"reproduce what? choose from {CHOICES}")
     study = find(argv[0])
-    study = read_options(study, argv[1:], prog=f"simpo reproduce {argv[0]}")
+    prog, registry = f"simpo reproduce {argv[0]}", option_registry()
+    study = read_options(study, argv[1:], prog=prog, registry=registry)
     keep_compiled()
     one_device_per_core()
     report = reproduce(study)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from simpo.cli.backend import keep_compiled
+from simpo.backend import keep_compiled
 from simpo.cli.options import read_options
 from simpo.runs import resume
 from simpo.types import SimpoError

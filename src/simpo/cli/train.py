@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from simpo.agents import Agent, SiMPO
+from simpo.backend import keep_compiled
 from simpo.cli.arguments import option_registry
-from simpo.cli.backend import keep_compiled
 from simpo.cli.options import read_options
 from simpo.presets import (
     DEFAULT_AGENT,

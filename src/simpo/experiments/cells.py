@@ -8,28 +8,23 @@ made them, and never made again; the others go on from their checkpoints.
 
 import difflib
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from simpo.checkpoint import read_json
+from simpo.engines.jobs import Engine, Job
 from simpo.experiments.report import Report
-from simpo.experiments.workers import Ended, Job
 from simpo.plotting.rundata import read_run
 from simpo.plotting.scores import score
 from simpo.plotting.settings import headline
 from simpo.run import Run
-from simpo.runs import runs_like
+from simpo.runs import finished
 from simpo.types import SimpoError
 
-__all__ = ["Cell", "Engine", "Grid", "choose", "require_version"]
-
-Engine: TypeAlias = Callable[
-    [Sequence[Job], Callable[[str, int], None]], Iterator[Ended]
-]
-"""Makes runs: told jobs, and whom to tell of a job's steps; gives each as it ends."""
+__all__ = ["Cell", "Grid", "choose", "require_version"]
 
 
 class Cell(NamedTuple):
@@ -78,8 +73,7 @@ class Grid:
 
     def finished(self, cell: Cell) -> Path | None:
         """The run directory of a cell that is done with the very same settings."""
-        found = runs_like(self.runs[cell], self.folder)
-        return next((path for path, state in found if state == "done"), None)
+        return finished(self.runs[cell], self.folder)
 
     def directories(
         self, report: Report, engine: Engine | None
@@ -97,7 +91,7 @@ class Grid:
                 yield cell, add_score(report, cell, directory)
             else:
                 missing[str(cell)] = cell
-        if engine is None:
+        if engine is None or not missing:
             return
         jobs = [
             Job(name, self.runs[cell], self.folder, self.command, self.quick)

@@ -14,7 +14,6 @@ best agent's mean.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -24,9 +23,9 @@ import numpy as np
 from simpo import envs
 from simpo.checkpoint import write_json
 from simpo.experiments.cells import Cell, Grid
-from simpo.experiments.report import Report, Study
+from simpo.experiments.report import Report
+from simpo.experiments.runstudy import RunStudy, require_positive
 from simpo.experiments.summary import table
-from simpo.experiments.workers import cores, train_all
 from simpo.plotting import aggregates
 from simpo.plotting import comparison as plots
 from simpo.plotting.curves import align, seed_curve
@@ -53,7 +52,7 @@ RANDOM_EPISODES = 100
 
 
 @dataclass(frozen=True)
-class Comparison(Study):
+class Comparison(RunStudy):
     """Train every agent on every task and seed, then rank them."""
 
     name: ClassVar[str] = "agents"
@@ -67,10 +66,6 @@ class Comparison(Study):
     """Agents by name; all of them by default."""
     steps: int | None = None
     """Environment steps per run; the preset's by default."""
-    report: bool = False
-    """Train nothing: judge the cells that are there."""
-    jobs: int | None = None
-    """Runs side by side, a core each; as many as there are cores by default."""
     out: Path = field(default=Path("bench"), kw_only=True)
     """Folder for runs and results."""
 
@@ -81,10 +76,7 @@ class Comparison(Study):
 
     def check(self) -> None:
         """Require seeds, and that every run is possible, before the first one."""
-        for name in ("seeds", "jobs"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise SimpoError(f"{name} must be at least 1, not {number}")
+        require_positive(seeds=self.seeds, jobs=self.jobs)
         if not self.tasks or not self.agents:
             raise SimpoError("a comparison needs at least one task and one agent")
         self.grid.check()
@@ -115,8 +107,7 @@ class Comparison(Study):
 
     def directories(self, report: Report) -> Iterator[tuple[Cell, Path]]:
         """Cells with their run directories and a row of scores, trained if need be."""
-        engine = partial(train_all, at_once=self.jobs or len(cores()))
-        return self.grid.directories(report, None if self.report else engine)
+        return self.grid.directories(report, self.maker)
 
     def judge(self, report: Report, directories: Mapping[Cell, Path]) -> None:
         """Scores, ranking and curves of the agents that have all their cells."""

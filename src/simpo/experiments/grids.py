@@ -11,7 +11,7 @@ training.
 import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -19,11 +19,11 @@ import numpy as np
 
 from simpo.checkpoint import read_json
 from simpo.experiments import page
-from simpo.experiments.cells import Cell, Engine, Grid, choose, require_version
+from simpo.experiments.cells import Cell, Grid, choose, require_version
 from simpo.experiments.published import Published
-from simpo.experiments.report import Report, Study, Verdict
+from simpo.experiments.report import Report, Verdict
+from simpo.experiments.runstudy import RunStudy, require_positive
 from simpo.experiments.summary import table
-from simpo.experiments.workers import cores, train_all
 from simpo.plotting import comparison as plots
 from simpo.plotting import tables
 from simpo.plotting.curves import align, seed_curve
@@ -32,7 +32,6 @@ from simpo.plotting.scores import ENOUGH, score
 from simpo.plotting.settings import headline, spoken
 from simpo.run import Run
 from simpo.statistics import Estimate, bootstrap, iqm
-from simpo.types import SimpoError
 
 __all__ = ["Entry", "GridStudy", "Results", "Scale"]
 
@@ -92,7 +91,7 @@ Results = Mapping[tuple[str, str], Entry]
 
 
 @dataclass(frozen=True)
-class GridStudy(Study):
+class GridStudy(RunStudy):
     """A study whose measurements are runs.
 
     Attributes:
@@ -109,10 +108,6 @@ class GridStudy(Study):
     default."""
     seeds: int | None = None
     """Seeds: 0, 1, ...; 1 for smoke, 3 for laptop, 5 for paper by default."""
-    jobs: int | None = None
-    """Runs side by side; as many as there are cores by default."""
-    report: bool = False
-    """Train nothing: report on the cells that are there."""
     force: bool = False
     """Mix runs of several versions of this package."""
 
@@ -146,11 +141,6 @@ class GridStudy(Study):
         return claim if self.scale == "paper" else f"{claim} [{self.scale} scale]"
 
     @property
-    def engine(self) -> Engine:
-        """What makes runs."""
-        return partial(train_all, at_once=self.jobs or len(cores()))
-
-    @property
     def grid(self) -> Grid:
         """The chosen cells; a seed is finished for all before the next begins."""
         seeds = range(self.seeds or SEEDS[self.scale])
@@ -166,10 +156,7 @@ class GridStudy(Study):
         Raises:
             SimpoError: Something is not so, or runs are of another version.
         """
-        for name in ("seeds", "jobs"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise SimpoError(f"{name} must be at least 1, not {number}")
+        require_positive(seeds=self.seeds, jobs=self.jobs)
         grid = self.grid
         grid.check()
         if not self.force:
@@ -180,8 +167,7 @@ class GridStudy(Study):
         """Train what is missing, then report."""
         grid = self.grid
         report.expect(grid.steps)
-        engine = None if self.report else self.engine
-        directories = dict(grid.directories(report, engine))
+        directories = dict(grid.directories(report, self.maker))
         results = collect(grid.runs, directories)
         verdicts = list(self.verdicts(results))
         missing = [cell.path for cell in grid.runs if cell not in directories]

@@ -8,50 +8,18 @@ import contextlib
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
-from simpo.agents import compile_act, compile_decide, compile_init, compile_updates
-from simpo.loggers import ProgressLogger
-from simpo.run import Run
-from simpo.runs import start_or_resume
+from simpo.engines.jobs import Advance, Ended, Job, Quiet, make
 from simpo.trainer import Stopped
 from simpo.types import SimpoError
 
-__all__ = ["Ended", "Job", "cores", "train_all"]
-
-
-class Job(NamedTuple):
-    """A run to be made.
-
-    Attributes:
-        name: What it is called in messages and on the progress bar.
-        run: What to train.
-        out: Parent of its run directory.
-        command: The command, for the record.
-        quick: Whether it is a run of seconds: its programs are not optimised, which
-            takes longer than it saves, and it is not drawn.
-    """
-
-    name: str
-    run: Run
-    out: Path
-    command: tuple[str, ...]
-    quick: bool = False
-
-
-class Ended(NamedTuple):
-    """How a job ended: with a run directory, or for a reason."""
-
-    job: Job
-    directory: Path | None
-    reason: str = ""
+__all__ = ["cores", "train_all"]
 
 
 class Worker(NamedTuple):
@@ -63,25 +31,16 @@ class Worker(NamedTuple):
     pipe: Connection
 
 
-class StepsSent(ProgressLogger):
+class StepsSent(Quiet):
     """Tells the parent process how many steps were made since it was last told."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.done = pipe, 0
 
-    def phase(self, text: str) -> None:
-        """Nothing: one line shows all runs."""
-
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send the steps since the last call."""
         self.pipe.send(step - self.done)
         self.done = step
-
-    def log_episodes(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def cores() -> list[int]:
@@ -91,9 +50,7 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def train_all(
-    jobs: Sequence[Job], advance: Callable[[str, int], None], at_once: int
-) -> Iterator[Ended]:
+def train_all(jobs: Sequence[Job], advance: Advance, at_once: int) -> Iterator[Ended]:
     """Make every run, in order, several at once.
 
     Args:
@@ -197,26 +154,9 @@ def work(core: int, pipe: Connection) -> None:
     while job := pipe.recv():
         bar = StepsSent(pipe)
         try:
-            pipe.send(train(job, bar))
+            pipe.send(make(job, bar))
         except Stopped as error:
             return pipe.send(str(error))
         except SimpoError as error:
             pipe.send(str(error))
-        forget_compiled()
     return None
-
-
-def train(job: Job, bar: ProgressLogger) -> Path:
-    """Train, or train on; the run directory."""
-    jax.config.update("jax_disable_most_optimizations", job.quick)
-    done = start_or_resume(
-        *(job.run, job.out), command=job.command, bar=bar, pictures=not job.quick
-    )
-    return done.directory
-
-
-def forget_compiled() -> None:
-    """Give back the memory of compiled programs, which another run seldom needs."""
-    for compile_one in (compile_init, compile_updates, compile_act, compile_decide):
-        compile_one.cache_clear()
-    jax.clear_caches()

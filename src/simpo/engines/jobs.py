@@ -1,0 +1,89 @@
+"""Jobs: runs to be made, wherever an engine makes them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import jax
+
+from simpo.agents import compile_act, compile_decide, compile_init, compile_updates
+from simpo.loggers import ProgressLogger
+from simpo.run import Run
+from simpo.runs import finished, start_or_resume
+
+__all__ = ["Advance", "Ended", "Engine", "Job", "Quiet", "make"]
+
+
+class Job(NamedTuple):
+    """A run to be made.
+
+    Attributes:
+        name: What it is called in messages and on the progress bar.
+        run: What to train.
+        out: Parent of its run directory.
+        command: The command, for the record.
+        quick: Whether it is a run of seconds: its programs are not optimised, which
+            takes longer than it saves, and it is not drawn.
+    """
+
+    name: str
+    run: Run
+    out: Path
+    command: tuple[str, ...]
+    quick: bool = False
+
+
+class Ended(NamedTuple):
+    """How a job ended: with a run directory, or for a reason."""
+
+    job: Job
+    directory: Path | None
+    reason: str = ""
+
+
+Advance: TypeAlias = Callable[[str, int], None]
+"""Told a job's name and how many steps it has made since the last call."""
+
+Engine: TypeAlias = Callable[[Sequence[Job], Advance], Iterator[Ended]]
+"""Makes runs, in order, several at once; gives each as it ends."""
+
+
+class Quiet(ProgressLogger):
+    """Says nothing: one line shows all runs."""
+
+    def phase(self, text: str) -> None:
+        """Nothing."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def log_episodes(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def make(job: Job, bar: ProgressLogger, patience: float = 0.0) -> Path:
+    """Train, or train on, unless that is done; the run directory."""
+    if directory := finished(job.run, job.out):
+        return directory
+    jax.config.update("jax_disable_most_optimizations", job.quick)
+    try:
+        done = start_or_resume(
+            *(job.run, job.out),
+            command=job.command,
+            bar=bar,
+            pictures=not job.quick,
+            patience=patience,
+        )
+    finally:
+        forget_compiled()
+    return done.directory
+
+
+def forget_compiled() -> None:
+    """Give back the memory of compiled programs, which another run seldom needs."""
+    for compile_one in (compile_init, compile_updates, compile_act, compile_decide):
+        compile_one.cache_clear()
+    jax.clear_caches()
