@@ -1,0 +1,23 @@
+"""`simpo sweep [TASK] --search NAME=LOW:HIGH ...`: search values of fields."""
+
+from simpo.backend import keep_compiled
+from simpo.cli.arguments import option_registry
+from simpo.cli.options import read_options
+from simpo.experiments.report import reproduce
+from simpo.experiments.sweep import Sweep
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> int:
+    """Search, or go on; print what was found and where everything is."""
+    sweep = read_options(
+        *(Sweep(), argv),
+        prog="simpo sweep",
+        registry=option_registry(),
+    )
+    keep_compiled()
+    report = reproduce(sweep)
+    print("\n".join(report.lines))
+    print(f"results  {report.folder}")
+    return 0
