@@ -14,12 +14,12 @@ from gymnasium.vector import SyncVectorEnv
 from scipy import optimize
 
 from plain_loop import is_one_line
+from simpo.directories import make_directory
 from simpo.envs import ENVIRONMENTS, ControlEnv, make
 from simpo.envs.bandit import TWO_PEAKS, Bandit, BanditEnv, Bumps, two_peaks
 from simpo.loggers import CsvLogger
 from simpo.presets import find
 from simpo.registration import TASKS, register
-from simpo.runs import make_directory
 from simpo.trainer import Trainer
 from simpo.types import EnvSpec, SimpoError
 

@@ -16,12 +16,12 @@ import pytest
 from plain_loop import is_one_line
 from simpo.agents import QVPO, SAC, TD3
 from simpo.cli import main
+from simpo.directories import parent_of
 from simpo.engines import local
 from simpo.engines.jobs import Job
 from simpo.engines.local import cores, train_all
 from simpo.experiments.comparison import Comparison, rank
 from simpo.experiments.report import reproduce
-from simpo.runs import parent_of
 from simpo.types import SimpoError
 from tiny import tiny, tiny_run
 

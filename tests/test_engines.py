@@ -17,8 +17,8 @@ from identical import same
 from plain_loop import is_one_line
 from simpo import engines
 from simpo.agents import SAC, TD3
+from simpo.directories import runs_like
 from simpo.engines import Job, elsewhere
-from simpo.runs import runs_like
 from simpo.types import SimpoError
 from tiny import tiny, tiny_run
 

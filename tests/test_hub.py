@@ -26,11 +26,11 @@ from simpo.card import require_seeds_of_one_setting, scores
 from simpo.checkpoint import load, save_policy, write_json
 from simpo.cli import main
 from simpo.config import to_json
+from simpo.directories import describe_machine
 from simpo.evaluation import EpisodeRow
 from simpo.hub import prepare, pull, push
 from simpo.loggers import CsvLogger
 from simpo.plotting.rundata import read_run
-from simpo.runs import describe_machine
 from simpo.statistics import bootstrap, iqm
 from simpo.types import EnvSpec, SimpoError
 from tiny import tiny_run

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from plain_loop import is_one_line
-from simpo import marks, runs, snapshots
+from simpo import directories, marks, runs, snapshots
 from simpo.agents import SAC, compile_init
 from simpo.checkpoint import load, read_json, save_policy, write_json
 from simpo.cli import main
@@ -218,7 +218,7 @@ def test_numbers_of_another_run_get_one_line(stopped, monkeypatch):
 
 def test_settings_are_compared_before_anything_is_read(stopped, tmp_path, no_pickle):
     other = replace(small_run(), seed=1)
-    assert not dict(runs.runs_like(other, tmp_path / "runs"))
+    assert not dict(directories.runs_like(other, tmp_path / "runs"))
 
 
 def test_a_policy_folder_gets_no_module_imported(tmp_path, monkeypatch, capsys):

@@ -22,9 +22,10 @@ from simpo.agents import PPO, SAC, SiMPO
 from simpo.cli import main
 from simpo.cli.train import TrainArguments
 from simpo.config import to_json
+from simpo.directories import alone, runs_like
 from simpo.envs import ENVIRONMENTS
 from simpo.replay import ReplayBuffer
-from simpo.runs import alone, resume, runs_like, start_run
+from simpo.runs import resume, start_run
 from simpo.trainer import Stopped, Trainer
 from simpo.types import EnvSpec, SimpoError, Transition
 from tiny import tiny, tiny_run

@@ -15,9 +15,10 @@ from plain_loop import is_one_line
 from simpo.agents import Mode, compile_act
 from simpo.checkpoint import load
 from simpo.config import from_json
+from simpo.directories import make_directory
 from simpo.loggers import CsvLogger
 from simpo.run import Run
-from simpo.runs import make_directory, start_run
+from simpo.runs import start_run
 from simpo.trainer import RunFailed, Trainer
 from simpo.types import SimpoError
 from tiny import Fuse, batches, tiny, tiny_run

@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from simpo import runs
+from simpo import directories
 from simpo.loggers import CsvLogger, rewind
 from simpo.plotting.curves import mean_interval
 from simpo.watching.discovery import condition, expand
@@ -141,7 +141,7 @@ def test_states_follow_the_lock(run, tmp_path):
 
     assert state() == "died"
     assert "simpo resume" in condition(run.directory).reason
-    with runs.alone(run.directory):
+    with directories.alone(run.directory):
         assert state() == "running"
         run.status("stopped")  # it is taken up again
         assert state() == "starting"
@@ -170,7 +170,7 @@ def test_looking_never_keeps_a_run_from_starting(run):
     watcher.start()
     try:
         for _ in range(100):
-            with runs.alone(run.directory):
+            with directories.alone(run.directory):
                 pass
     finally:
         ending.set()

@@ -9,9 +9,6 @@ runs/<env>/<agent>/<stamp>-s<seed>/
 """
 
 import contextlib
-import importlib.metadata
-import os
-import platform
 import shlex
 import signal
 import sys
@@ -19,10 +16,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from simpo import snapshots, trackers
@@ -31,6 +26,7 @@ from simpo.callbacks import Callback
 from simpo.candidates import CandidatesWriter
 from simpo.checkpoint import plain, read_json, write_json
 from simpo.config import from_json, functions_missing, require_same, to_json
+from simpo.directories import alone, describe_machine, make_directory, runs_like
 from simpo.evaluation import EpisodeRow
 from simpo.loggers import (
     CsvLogger,
@@ -49,15 +45,11 @@ from simpo.types import SimpoError
 
 __all__ = [
     "Finished",
-    "finished",
     "resume",
-    "runs_like",
     "start_or_resume",
     "start_run",
     "train",
 ]
-
-PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
 
 
 @dataclass(frozen=True)
@@ -107,40 +99,6 @@ class Finished:
             f"took     {self.seconds:.0f} s\n"
             f"next     simpo eval {self.directory}"
         )
-
-
-def parent_of(out: Path, run: Run) -> Path:
-    """Where directories of such runs are: named after the task and the agent."""
-    return out / run.env.replace("/", "_") / (run.label or type(run.agent).__name__)
-
-
-def make_directory(out: Path, run: Run) -> Path:
-    """A new run directory, named after the time and the seed."""
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-s{run.seed}"
-    parent = parent_of(out, run)
-    for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
-        directory = parent / (name + suffix)
-        try:
-            directory.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise SimpoError(f"cannot make {directory}: {error.strerror}") from error
-        return directory
-    raise SimpoError(f"too many runs in {parent} in one second")
-
-
-def describe_machine() -> dict[str, object]:
-    """Versions and devices that a result depends on."""
-    versions = {}
-    for package in PACKAGES:
-        versions[package] = importlib.metadata.version(package)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": [str(d) for d in jax.devices()],
-        "packages": versions,
-    }
 
 
 def start_run(
@@ -267,20 +225,6 @@ def rewound(directory: Path, trust: bool) -> Path | None:
     return checkpoint
 
 
-def runs_like(run: Run, out: Path) -> Iterator[tuple[Path, str]]:
-    """Directories of runs with the same settings, oldest first, and their state."""
-    for status in sorted(parent_of(out, run).glob("*/status.json")):
-        with contextlib.suppress(SimpoError):  # one of another version is another run
-            other = from_json(read_json(status.parent / "config.json"), Run)
-            if to_json(other) == to_json(run):  # functions have nothing but names
-                yield status.parent, str(read_json(status).get("state"))
-
-
-def finished(run: Run, out: Path) -> Path | None:
-    """A run directory that is done with the very same settings."""
-    return next((path for path, state in runs_like(run, out) if state == "done"), None)
-
-
 def start_or_resume(
     run: Run,
     out: Path,
@@ -301,41 +245,6 @@ def start_or_resume(
         shared = {"bar": bar, "pictures": pictures, "patience": patience}
         return resume(unfinished[-1], agent=run.agent, **shared)
     return start_run(run, out, command=command, bar=bar, track=track, pictures=pictures)
-
-
-@contextlib.contextmanager
-def alone(directory: Path, patience: float = 0.0) -> Iterator[None]:
-    """Keep two processes from training in one directory.
-
-    Args:
-        directory: The run directory.
-        patience: Seconds to wait for another one to end.
-
-    Raises:
-        SimpoError: Another one does.
-    """
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        yield
-        return
-    number = os.open(directory, os.O_RDONLY)
-    try:
-        # Who only looks whether it is taken has it briefly.
-        until = time.monotonic() + max(patience, 0.2)
-        while True:
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise SimpoError(
-                        f"{directory} is trained by another process"
-                    ) from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(number)
 
 
 def carry_out(

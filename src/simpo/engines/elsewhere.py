@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from simpo.backend import keep_compiled
+from simpo.directories import runs_like
 from simpo.engines.jobs import Advance, Ended, Job, Quiet, make
-from simpo.runs import runs_like
 from simpo.types import SimpoError
 from simpo.watching.follow import Follower
 

@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeAlias
 import jax
 
 from simpo.agents import compile_act, compile_decide, compile_init, compile_updates
+from simpo.directories import finished
 from simpo.loggers import ProgressLogger
 from simpo.run import Run
-from simpo.runs import finished, start_or_resume
+from simpo.runs import start_or_resume
 
 __all__ = ["Advance", "Ended", "Engine", "Job", "Quiet", "make"]
 

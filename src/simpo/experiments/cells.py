@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simpo.checkpoint import read_json
+from simpo.directories import finished
 from simpo.engines.jobs import Engine, Job
 from simpo.experiments.report import Report
 from simpo.plotting.rundata import read_run
 from simpo.plotting.scores import score
 from simpo.plotting.settings import headline
 from simpo.run import Run
-from simpo.runs import finished
 from simpo.types import SimpoError
 
 __all__ = ["Cell", "Grid", "choose", "require_version"]

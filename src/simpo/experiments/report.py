@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from simpo.checkpoint import write_json
-from simpo.runs import describe_machine
+from simpo.directories import describe_machine
 from simpo.types import SimpoError
 
 __all__ = ["Interrupted", "Report", "Study", "Verdict", "reproduce"]

@@ -10,7 +10,7 @@ died       began to train, and no process holds the directory any more
 done       trained to the end
 gone       the directory is not there any more
 
-A process holds a directory by the lock of `simpo.runs.alone`.
+A process holds a directory by the lock of `simpo.directories.alone`.
 """
 
 import contextlib
