@@ -23,6 +23,7 @@ from simpo.matching import (
     ClippedError,
     FadingRepulsion,
     Unbounded,
+    candidate_metrics,
     matching_loss,
     policy_improvement,
 )
@@ -240,8 +241,6 @@ def test_improvement_joins_both_stages(monkeypatch, rows):
     (loss, metrics), grads = mean
     assert_trees_close(improvement.grads, grads)
 
-    x = np.asarray(CANDIDATES)
-    spreads = [x[b, :, a].std() for b in range(6) for a in (0, 1)]
     norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grads)))
     expected = weight_metrics(weights) | {
         "actor_loss": loss,
@@ -250,10 +249,17 @@ def test_improvement_joins_both_stages(monkeypatch, rows):
         "clipped_fraction": metrics["clipped_fraction"],
         "temperature": 0.3,
         "q_std_candidates": np.mean([q.std() for q in np.asarray(Q)]),
-        "candidate_spread": np.mean(spreads),
-        "edge_fraction": np.mean(np.abs(x) >= 0.999),
     }
     assert norm > 0.01
-    assert all(0 < expected[f"{k}_fraction"] < 1 for k in ("edge", "clipped"))
+    assert 0 < expected["clipped_fraction"] < 1
     assert_trees_close(improvement.metrics, expected)
     assert all(np.shape(value) == () for value in improvement.metrics.values())
+
+
+def test_candidates_are_told_by_spread_and_edge():
+    x = np.asarray(CANDIDATES)
+    spreads = [x[b, :, a].std() for b in range(6) for a in (0, 1)]
+    found = candidate_metrics(CANDIDATES)
+    assert found["candidate_spread"] == pytest.approx(np.mean(spreads), rel=1e-5)
+    assert found["edge_fraction"] == pytest.approx(np.mean(np.abs(x) >= 0.999))
+    assert 0 < found["edge_fraction"] < 1

@@ -17,7 +17,7 @@ FadingRepulsion       negative weights scaled by 1 - step / updates, likewise: r
 import abc
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,6 @@ from jax import Array
 
 from simpo.blocks import mean_over_blocks
 from simpo.generative import GenerativeModel
-from simpo.generative.base import Network
 from simpo.temperature import Temperature
 from simpo.types import Metrics, PyTree, SimpoError
 from simpo.weighting import Weighting, weight_metrics
@@ -40,6 +39,7 @@ __all__ = [
     "Improvement",
     "RepulsionBound",
     "Unbounded",
+    "candidate_metrics",
     "matching_loss",
     "policy_improvement",
 ]
@@ -190,7 +190,7 @@ BOUNDS = (Unbounded, ClippedError, CappedNegativeMass, FadingRepulsion)
 
 def matching_loss(
     model: GenerativeModel,
-    net: Network,
+    net: Any,
     key: Array,
     candidates: Array,
     weights: Array,
@@ -226,7 +226,7 @@ class Improvement(NamedTuple):
     Attributes:
         grads: Gradient of the loss with respect to the network.
         temperature_state: The temperature's next state.
-        metrics: Loss, weights, temperature, candidates; all [].
+        metrics: Loss, weights, temperature; all [].
     """
 
     grads: PyTree
@@ -240,7 +240,7 @@ def policy_improvement(
     temperature: Temperature,
     bound: RepulsionBound,
     *,
-    net: Network,
+    net: Any,
     temperature_state: PyTree,
     key: Array,
     candidates: Array,
@@ -258,7 +258,7 @@ def policy_improvement(
         net: The network to improve.
         temperature_state: State of the temperature.
         key: Random key.
-        candidates: Actions of the behaviour policy [B, N, A].
+        candidates: Actions, or sequences, of the behaviour policy [B, N, A].
         q: Their values [B, N].
         cond: Conditions [B, O].
         step: Updates done before this one.
@@ -267,7 +267,7 @@ def policy_improvement(
     values = jax.lax.stop_gradient(weights.values)
 
     def loss(
-        net: Network, key: Array, x: Array, w: Array, cond: Array
+        net: Any, key: Array, x: Array, w: Array, cond: Array
     ) -> tuple[Array, Metrics]:
         return matching_loss(model, net, key, x, w, cond, bound, step)
 
@@ -285,7 +285,13 @@ def policy_improvement(
         "actor_grad_norm": optax.tree.norm(grads),
         "temperature": lam,
         "q_std_candidates": q.std(axis=-1).mean(),
+    }
+    return Improvement(grads, temperature_state, metrics)
+
+
+def candidate_metrics(candidates: Array) -> Metrics:
+    """Spread of candidate actions [B, N, A], and their share at the box's edge."""
+    return {
         "candidate_spread": candidates.std(axis=1).mean(),
         "edge_fraction": (jnp.abs(candidates) >= EDGE).mean(dtype=float),
     }
-    return Improvement(grads, temperature_state, metrics)

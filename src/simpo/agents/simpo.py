@@ -26,7 +26,12 @@ from simpo.agents.base import (
 )
 from simpo.agents.offpolicy import Generative, perturb
 from simpo.bellman import Aggregate, polyak
-from simpo.matching import ClippedError, RepulsionBound, policy_improvement
+from simpo.matching import (
+    ClippedError,
+    RepulsionBound,
+    candidate_metrics,
+    policy_improvement,
+)
 from simpo.networks import Critics, Denoiser
 from simpo.temperature import DualAscent, Temperature
 from simpo.types import EnvSpec, Metrics, PyTree, Transition
@@ -144,7 +149,8 @@ class SiMPO(Generative):
             step=state.step + 1,
         )
         rate = {"learning_rate": jnp.asarray(self.actor_rate(state.step))}
-        return new, critic_metrics | improvement.metrics | rate
+        spread = candidate_metrics(candidates)
+        return new, critic_metrics | improvement.metrics | spread | rate
 
     def draw_candidates(self, behaviour: Denoiser, obs: Array, key: Array) -> Array:
         """N actions per state of the behaviour policy, inside the box: [B, N, A]."""

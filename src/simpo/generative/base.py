@@ -10,7 +10,7 @@ anything is compiled, and one scan runs them all.
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -55,17 +55,22 @@ class Network(Protocol):
 
 
 class GenerativeModel(abc.ABC):
-    """A conditional generative model; the network is an argument, never a field."""
+    """A conditional generative model; the network is an argument, never a field.
+
+    Which network is the model's to say: `Network` for actions, for sequences a
+    `SequenceNetwork`.
+    """
 
     @abc.abstractmethod
-    def sample(self, net: Network, key: Array, cond: Array, n: int) -> Array:
+    def sample(self, net: Any, key: Array, cond: Array, n: int) -> Array:
         """Draw n samples per condition: cond [B, O] -> [B, N, A]."""
 
     @abc.abstractmethod
-    def matching_error(self, net: Network, key: Array, x: Array, cond: Array) -> Array:
-        """Squared errors of the prediction, elementwise, unweighted and unreduced.
+    def matching_error(self, net: Any, key: Array, x: Array, cond: Array) -> Array:
+        """Errors of the prediction, elementwise, unweighted and unreduced.
 
-        Each sample gets its own time and noise: x [B, N, A], cond [B, O] -> [B, N, A].
+        Each sample gets its own time and noise: x [B, N, A], cond [B, O] -> [B, N, D],
+        D squared errors of actions, or bounds of sequences.
         """
 
 
