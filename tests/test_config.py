@@ -16,7 +16,9 @@ from plain_loop import is_one_line
 from simpo.agents import Agent, SiMPO
 from simpo.bellman import Aggregate
 from simpo.config import UNIONS, from_json, parse, to_json, to_text
+from simpo.dilated import Size
 from simpo.generative import GenerativeModel
+from simpo.generative.masked import MaskedDiffusion
 from simpo.temperature import (
     DivergenceTarget,
     DualAscent,
@@ -134,11 +136,13 @@ def test_optional_numbers():
 
 @pytest.mark.parametrize("union", UNIONS, ids=lambda union: union.__name__)
 def test_unions_are_complete_and_unambiguous(union):
-    """But for what experiments keep to themselves, which no option can name."""
+    """But for what experiments keep to themselves, which no option can name, and for
+    the model of sequences, which is of no agent."""
     found, classes = set(), [union]
     while classes:
         classes += (cls := classes.pop()).__subclasses__()
         private = cls.__module__.startswith("simpo.experiments.")
+        private |= cls is MaskedDiffusion
         found |= set() if inspect.isabstract(cls) or private else {cls}
     assert found == set(UNIONS[union])
     names = [cls.__name__.lower() for cls in UNIONS[union]]
@@ -339,3 +343,13 @@ def test_any_data_are_a_member_or_a_mistake(union, name, fields):
         assert "\n" not in str(error)
     else:
         assert isinstance(value, union)
+
+
+def test_tuples_of_any_length():
+    for dilations in [(), (1,), (1, 4, 16)]:
+        size = Size(width=8, dilations=dilations)
+        assert from_json(json.loads(json.dumps(to_json(size))), Size) == size
+    with pytest.raises(SimpoError, match="expected int"):
+        from_json({"dilations": [1, 2.5]}, Size)
+    with pytest.raises(SimpoError, match="got 3"):
+        from_json({"dilations": 3}, Size)

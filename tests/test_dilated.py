@@ -1,11 +1,13 @@
 """The dilated-convolution denoiser: its size, its equations, what it can see."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simpo.dilated import PAPER, Conv, DilatedDenoiser, paper_dilations
+from simpo.dilated import PAPER, Conv, Size, paper_dilations
 from simpo.types import SimpoError
 
 KEY = jax.random.key(0)
@@ -18,20 +20,20 @@ def count(net):
     return total - (net.time.frequencies.size if net.time else 0)
 
 
-def shapes(**arguments):
-    return jax.eval_shape(lambda: DilatedDenoiser.init(KEY, **arguments))
+def shapes(size):
+    return jax.eval_shape(lambda: size.init(KEY))
 
 
 def test_the_papers_size():
-    net = shapes(**PAPER)
+    net = shapes(PAPER)
     assert count(net) == 3_326_597
     assert net.time is not None and net.time.frequencies.size == 64
-    assert count(shapes(**PAPER, labels=2)) == 3_657_221
+    assert count(shapes(replace(PAPER, labels=2))) == 3_657_221
     assert [b.conv.dilation for b in net.blocks] == 8 * [1] + 4 * [4] + 4 * [16] + 4 * [
         64
     ]
     without = 3_326_597 - 21 * 16_512
-    assert count(shapes(width=128)) == without
+    assert count(shapes(Size())) == without
 
 
 def plain_conv(x, layer):
@@ -90,7 +92,7 @@ def plain(net, x, t, label):
     ids=["plain", "time", "label", "constant time and label"],
 )
 def test_the_network_is_its_equations(parts):
-    net = DilatedDenoiser.init(KEY, width=8, dilations=(1, 2), **parts)
+    net = Size(width=8, dilations=(1, 2), **parts).init(KEY)
     rng = np.random.default_rng(1)
     x, t = rng.dirichlet(np.ones(5), size=(2, 10)), np.array([0.2, 0.7])
     label = np.array([2, 3])
@@ -103,9 +105,7 @@ def test_the_network_is_its_equations(parts):
 
 
 def test_frequencies_are_not_trained():
-    net = DilatedDenoiser.init(
-        KEY, width=8, dilations=(1,), timed=True, constant_time=False
-    )
+    net = Size(width=8, dilations=(1,), timed=True, constant_time=False).init(KEY)
     x = jnp.ones((2, 6, 5)) / 5
 
     def loss(net):
@@ -118,7 +118,7 @@ def test_frequencies_are_not_trained():
 
 def test_a_base_is_seen_as_far_as_the_taps_reach():
     """Four taps either side of every convolution: 4 (1 + d_1 + d_2) bases."""
-    net = DilatedDenoiser.init(KEY, width=8, dilations=(1, 3))
+    net = Size(width=8, dilations=(1, 3)).init(KEY)
     x = jnp.ones((1, 61, 5)) / 5
     changed = x.at[0, 30].set(jnp.array([1.0, 0, 0, 0, 0]))
     t, none = jnp.zeros(1), jnp.zeros((1, 0), int)
@@ -132,7 +132,7 @@ def test_a_base_is_seen_as_far_as_the_taps_reach():
 )
 def test_impossible_sizes_get_one_line(values):
     with pytest.raises(SimpoError):
-        DilatedDenoiser.init(KEY, **values)
+        Size(**values).init(KEY)
 
 
 def test_dilations_of_the_paper():

@@ -92,6 +92,15 @@ def test_sites_are_on_neither_strand(tokens, sites):
     assert found.tolist() == expected
 
 
+@pytest.mark.parametrize("letter", ["A", "C", "G", "T", *LETTERS])
+def test_a_letter_stands_for_its_bases(letter):
+    """Before CA, since no XCA is on the other strand of one."""
+    tokens = tokens_of("ACA", "CCA", "GCA", "TCA")
+    bases = LETTERS.get(letter, letter)
+    found = ForbiddenSites((f"{letter}CA",)).check(tokens)
+    assert found.tolist() == [base not in bases for base in "ACGT"]
+
+
 def test_sites_of_known_enzymes():
     """BsaI cuts at GGTCTC, on whichever strand; CCWGG is Dcm's."""
     tokens = tokens_of("AAGGTCTCAA", "AAGAGACCAA", "AACCAGGAAA", "AACCGGGAAA")

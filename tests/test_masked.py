@@ -3,6 +3,7 @@
 from itertools import combinations, pairwise, product
 from math import log
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,10 +25,10 @@ TABLE = np.random.default_rng(0).normal(scale=1.5, size=((V + 1) ** L, L, V))
 NONE = jnp.zeros((1, 0), int)
 
 
-class TableNetwork:
+class TableNetwork(eqx.Module):
     """Logits of every partly masked sequence, from a table."""
 
-    alphabet = V
+    alphabet: int = eqx.field(static=True, default=V)
 
     def __call__(self, x, t, label):
         return jnp.asarray(TABLE)[x.argmax(-1) @ PLACES]

@@ -129,16 +129,21 @@ def save_policy(
         parts: Names and shapes of the task's observations, if it has several.
     """
     box = box or unit_box(spec.action_dim)
+    config = {"format": FORMAT, "env": env, "step": step, "spec": spec._asdict()}
+    config |= {"env_kwargs": env_kwargs or {}, "parts": parts}
+    config |= {"action_box": box._asdict(), "agent": to_json(agent)}
+    return save_folder(folder, config, policy)
+
+
+def save_folder(folder: Path, config: Mapping[str, Any], tree: PyTree) -> Path:
+    """Write settings and arrays, in one rename; an earlier one is replaced."""
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     with (aside / MODEL).open("wb") as file:
-        file.write(save(flatten(policy)))
+        file.write(save(flatten(tree)))
         file.flush()
         os.fsync(file.fileno())
-    config = {"format": FORMAT, "env": env, "step": step, "spec": spec._asdict()}
-    config |= {"env_kwargs": env_kwargs or {}, "parts": parts}
-    config |= {"action_box": box._asdict(), "agent": to_json(agent)}
     write_json(aside / CONFIG, config)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -337,6 +342,18 @@ def choose_agent(saved: Agent, given: Agent | None, path: str | Path) -> Agent:
     return saved
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a folder, by name.
+
+    Raises:
+        SimpoError: They are damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise SimpoError(f"{path} is damaged: {plain(error)}") from error
+
+
 def load(path: str | Path, *, seed: int = 0, agent: Agent | None = None) -> SavedPolicy:
     """Load a policy folder, or the policy of a run directory.
 
@@ -360,10 +377,7 @@ def load(path: str | Path, *, seed: int = 0, agent: Agent | None = None) -> Save
             f"no file {folder / missing[0]}"
         )
     fields = read_config(folder / CONFIG)
-    try:
-        arrays = load_file(folder / MODEL)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise SimpoError(f"{folder / MODEL} is damaged: {plain(error)}") from error
+    arrays = read_arrays(folder / MODEL)
     fields["agent"] = agent = choose_agent(fields["agent"], agent, path)
     spec = fields["spec"]
     require_layers(agent, len(arrays), folder / CONFIG)

@@ -29,6 +29,7 @@ from simpo.agents.qsm import DYNAMICS, SCORE_LOSSES, Dynamics, ScoreLoss
 from simpo.generative import MODELS, GenerativeModel
 from simpo.generative.diffusion import PREDICTIONS, SAMPLERS, Prediction, Sampler
 from simpo.generative.flow import SOLVERS, Solver
+from simpo.generative.masked import MASKINGS, Masking
 from simpo.generative.schedule import SCHEDULES, Schedule
 from simpo.matching import BOUNDS, RepulsionBound
 from simpo.temperature import TARGETS, TEMPERATURES, Target, Temperature
@@ -56,6 +57,7 @@ UNIONS: dict[type, tuple[type, ...]] = {
     Prediction: PREDICTIONS,
     Sampler: (*SAMPLERS, Noiseless),
     Solver: SOLVERS,
+    Masking: MASKINGS,
     ScoreLoss: SCORE_LOSSES,
     Dynamics: DYNAMICS,
 }
@@ -202,7 +204,9 @@ def assemble(cls: type, values: dict[str, Any]) -> Any:
 
 
 def pack(data: Any, kinds: tuple[Any, ...]) -> tuple:
-    """A tuple of a fixed length."""
+    """A tuple of a fixed length, or of any: `tuple[int, ...]`."""
+    if isinstance(data, list) and kinds[1:] == (...,):
+        kinds = kinds[:1] * len(data)
     if not isinstance(data, list) or len(data) != len(kinds):
         raise SimpoError(f"expected {len(kinds)} values, got {show(data)}")
     return tuple(from_json(d, kind) for d, kind in zip(data, kinds, strict=True))

@@ -10,7 +10,7 @@ et al. 2024), used by MDLM for DNA and DRAKES; at the paper's size 3,326,597 par
 """
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ from simpo.networks import Dense, fan_in_uniform
 from simpo.randomness import normal, uniform
 from simpo.types import SimpoError
 
-__all__ = ["PAPER", "Conv", "DilatedDenoiser", "paper_dilations"]
+__all__ = ["PAPER", "Conv", "DilatedDenoiser", "Size", "paper_dilations"]
 
 TAPS = 9
 """Bases that a convolution sees."""
@@ -34,10 +34,6 @@ EPSILON = 1e-5
 def paper_dilations(each: int = 4) -> tuple[int, ...]:
     """1, 1, 4, 16, 64, each so many times."""
     return tuple(d for d in (1, 1, 4, 16, 64) for _ in range(each))
-
-
-PAPER = {"width": 128, "dilations": paper_dilations(), "timed": True}
-"""Arguments of `DilatedDenoiser.init` for the network of the published denoiser."""
 
 
 class Conv(eqx.Module):
@@ -140,70 +136,6 @@ class DilatedDenoiser(eqx.Module):
     labels: Array | None
     constant_time: bool = eqx.field(static=True, default=True)
 
-    @staticmethod
-    def init(
-        key: Array,
-        *,
-        alphabet: int = 4,
-        width: int = 128,
-        dilations: Sequence[int] = paper_dilations(),
-        labels: int = 0,
-        timed: bool = False,
-        constant_time: bool = True,
-    ) -> "DilatedDenoiser":
-        """A fresh network.
-
-        Args:
-            key: Random key.
-            alphabet: V, letters.
-            width: H, channels.
-            dilations: One per block.
-            labels: C, classes that sequences may have; 0 for none.
-            timed: Whether blocks add an embedding of time.
-            constant_time: Whether that is always the one of time 0.
-
-        Raises:
-            SimpoError: Sizes that are not positive, an odd width with time.
-        """
-        if min(alphabet, width, *dilations) < 1 or labels < 0:
-            raise SimpoError("alphabet, width and dilations must be at least 1")
-        if timed and width % 2:
-            raise SimpoError(f"width must be even to embed time, not {width}")
-        keys = jax.random.split(key, 6 + len(dilations))
-
-        def dense(key: Array, count: int, inputs: int, outputs: int) -> list[Dense]:
-            return fan_in_uniform(key, count * [inputs], count * [outputs])
-
-        n = len(dilations)
-        times = dense(keys[0], n, width, width) if timed else n * [None]
-        classes = dense(keys[1], n, width, width) if labels else n * [None]
-        blocks = [
-            Block(
-                Conv.init(key, width, width, dilation),
-                Norm(jnp.ones(width), jnp.zeros(width)),
-                of_time,
-                of_label,
-            )
-            for key, dilation, of_time, of_label in zip(
-                keys[6:], dilations, times, classes, strict=True
-            )
-        ]
-        embedding = None
-        if timed:
-            frequencies = FREQUENCY * normal(keys[2], (width // 2,))
-            embedding = TimeEmbedding(frequencies, *dense(keys[3], 1, width, width))
-        hidden, head = fan_in_uniform(keys[4], 2 * [width], [width, alphabet + 1])
-        first, rows = jax.random.split(keys[5])
-        return DilatedDenoiser(
-            Conv.init(first, alphabet + 1, width),
-            tuple(blocks),
-            hidden,
-            head,
-            embedding,
-            normal(rows, (labels + 1, width)) if labels else None,
-            constant_time,
-        )
-
     @property
     def alphabet(self) -> int:
         """V, letters."""
@@ -230,3 +162,67 @@ class DilatedDenoiser(eqx.Module):
         for block in self.blocks:
             h = block(h, time, embedded)
         return self.head(jax.nn.relu(self.hidden(h)))[..., :-1]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a denoiser is, and what it is told."""
+
+    width: int = 128
+    """H, channels."""
+    dilations: tuple[int, ...] = paper_dilations()
+    """Bases between taps, of each block."""
+    labels: int = 0
+    """C, classes that sequences may have; 0 for none."""
+    timed: bool = False
+    """Whether blocks add an embedding of time."""
+    constant_time: bool = True
+    """Whether that is always the one of time 0."""
+    alphabet: int = 4
+    """V, letters."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible sizes.
+
+        Raises:
+            SimpoError: Sizes that are not positive, an odd width with time.
+        """
+        if min(self.alphabet, self.width, 1, *self.dilations) < 1 or self.labels < 0:
+            raise SimpoError("alphabet, width and dilations must be at least 1")
+        if self.timed and self.width % 2:
+            raise SimpoError(f"width must be even to embed time, not {self.width}")
+
+    def init(self, key: Array) -> DilatedDenoiser:
+        """A fresh network."""
+        h, n = self.width, len(self.dilations)
+        keys = jax.random.split(key, 6 + n)
+
+        def dense(key: Array, count: int) -> list[Dense]:
+            return fan_in_uniform(key, count * [h], count * [h])
+
+        of_time = dense(keys[0], n) if self.timed else n * [None]
+        of_label = dense(keys[1], n) if self.labels else n * [None]
+        convs = [
+            Conv.init(k, h, h, d) for k, d in zip(keys[6:], self.dilations, strict=True)
+        ]
+        parts = zip(convs, of_time, of_label, strict=True)
+        blocks = (Block(c, Norm(jnp.ones(h), jnp.zeros(h)), t, l) for c, t, l in parts)
+        time = None
+        if self.timed:
+            frequencies = FREQUENCY * normal(keys[2], (h // 2,))
+            time = TimeEmbedding(frequencies, *dense(keys[3], 1))
+        hidden, head = fan_in_uniform(keys[4], [h, h], [h, self.alphabet + 1])
+        first, rows = jax.random.split(keys[5])
+        return DilatedDenoiser(
+            Conv.init(first, self.alphabet + 1, h),
+            tuple(blocks),
+            hidden,
+            head,
+            time,
+            normal(rows, (self.labels + 1, h)) if self.labels else None,
+            self.constant_time,
+        )
+
+
+PAPER = Size(timed=True)
+"""The network of the published denoiser."""

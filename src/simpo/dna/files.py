@@ -17,8 +17,15 @@ from typing import IO, Any, NamedTuple
 
 from simpo.types import SimpoError
 
-__all__ = ["LABEL", "NAME", "SEQUENCE", "Table", "is_number", "read_table"]
-__all__ += ["write_table"]
+__all__ = [
+    "LABEL",
+    "NAME",
+    "SEQUENCE",
+    "Table",
+    "is_number",
+    "read_table",
+    "write_table",
+]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FASTA = (".fa", ".fasta")
@@ -117,7 +124,8 @@ def read_cells(path: Path, reader: Any) -> Table:
                 rows.append((end + 1, cells))
             end = reader.line_num
     except csv.Error as error:
-        raise mistake(path, end + 1, str(error)) from error
+        what = str(error).replace("\t", "\\t")
+        raise mistake(path, end + 1, what) from error
     header = rows[0][1] if rows else []
     twice = [name for name in header if header.count(name) > 1]
     if twice:
@@ -198,8 +206,9 @@ def write_table(path: Path, columns: Mapping[str, Iterable[str]]) -> None:
                 writer = csv.writer(file, delimiter=DELIMITERS[kind])
                 writer.writerows([tuple(columns), *rows])
         aside.replace(path)
-    except OSError as error:
-        raise SimpoError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, UnicodeEncodeError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise SimpoError(f"cannot write {path}: {what}") from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -215,7 +224,7 @@ def to_record(path: Path, cells: Mapping[str, str]) -> str:
     words = [name, *(f"{key}={value}" for key, value in pairs.items())]
     if any(word.split() != [word] for word in words) or any("=" in k for k in pairs):
         raise SimpoError(
-            f"a FASTA header cannot hold spaces: {' '.join(words)[:300]!r}; write "
-            f"{path.with_suffix('.csv').name}"
+            f"cannot write {path}: a FASTA header cannot hold spaces within words or "
+            f"empty names, as in {' '.join(words)[:300]!r}; a .csv file can"
         )
     return f">{' '.join(words)}\n{letters}\n"

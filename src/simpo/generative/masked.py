@@ -70,6 +70,22 @@ class Masks(NamedTuple):
     time: Array
 
 
+class Masked(NamedTuple):
+    """Partly masked copies of sequences.
+
+    Attributes:
+        letters: What they were [R B N, L].
+        seen: What is seen of them [R B N, L].
+        labels: [R B N, C].
+        masks: What is masked.
+    """
+
+    letters: Array
+    seen: Array
+    labels: Array
+    masks: Masks
+
+
 class Masking(abc.ABC):
     """How positions are masked in training."""
 
@@ -162,16 +178,46 @@ class MaskedDiffusion(GenerativeModel):
         self, net: SequenceNetwork, key: Array, x: Array, cond: Array
     ) -> Array:
         """The bound per base, estimated with R masks: [B, N, L] -> [B, N, R], nats."""
+        part = self.mask(net.alphabet, key, x, cond)
+        logp = self.guess(net, part.seen, part.labels, part.masks.time)
+        missed = -jnp.take_along_axis(logp, part.letters[..., None], -1)[..., 0]
+        return self.per_base(part, missed, x.shape)
+
+    def divergence(
+        self,
+        net: SequenceNetwork,
+        reference: SequenceNetwork,
+        key: Array,
+        x: Array,
+        cond: Array,
+    ) -> Array:
+        """KL of the chains of two networks per base, from samples of the first.
+
+        sum over steps of (m_t - m_s) / m_t sum_{i masked} KL(p(.|x_t)_i || p_ref): what
+        is masked when does not depend on the letters, so samples with fresh masks are
+        states of the chain. Shapes [B, N, L] -> [B, N, R], nats.
+        """
+        part = self.mask(net.alphabet, key, x, cond)
+        logp, other = (
+            self.guess(n, part.seen, part.labels, part.masks.time)
+            for n in (net, reference)
+        )
+        kl = (jnp.exp(logp) * (logp - jax.lax.stop_gradient(other))).sum(-1)
+        return self.per_base(part, kl, x.shape)
+
+    def mask(self, alphabet: int, key: Array, x: Array, cond: Array) -> Masked:
+        """R partly masked copies of sequences [B, N, L]."""
         b, n, length = x.shape
         masks = self.masking.draw(key, self.masks * b * n, length)
         letters = jnp.tile(x.reshape(b * n, length), (self.masks, 1))
         labels = jnp.tile(jnp.repeat(cond, n, axis=0), (self.masks, 1))
-        logp = self.guess(
-            net, jnp.where(masks.masked, net.alphabet, letters), labels, masks.time
-        )
-        missed = -jnp.take_along_axis(logp, letters[..., None], -1)[..., 0]
-        error = masks.weight * jnp.where(masks.masked, missed, 0.0).sum(-1)
-        return error.reshape(self.masks, b, n).transpose(1, 2, 0)
+        seen = jnp.where(masks.masked, alphabet, letters)
+        return Masked(letters, seen, labels, masks)
+
+    def per_base(self, part: Masked, values: Array, shape: tuple) -> Array:
+        """Weighted sums over masked positions: [R B N, L] -> [B, N, R]."""
+        total = part.masks.weight * jnp.where(part.masks.masked, values, 0.0).sum(-1)
+        return total.reshape(self.masks, *shape[:2]).transpose(1, 2, 0)
 
     def guess(
         self, net: SequenceNetwork, letters: Array, label: Array, t: Array
