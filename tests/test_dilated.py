@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simpo.dilated import PAPER, Conv, Size, paper_dilations
+from simpo.dilated import PAPER, Conv, Size, convolve, correlate, paper_dilations
 from simpo.types import SimpoError
 
 KEY = jax.random.key(0)
@@ -55,6 +55,32 @@ def test_convolutions_are_those_of_the_definition(dilation):
     x = np.random.default_rng(0).normal(size=(2, 12, 5))
     found = layer(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, plain_conv(x, layer), atol=1e-5)
+
+
+@pytest.mark.parametrize("dilation", [1, 3, 12])
+def test_gradients_of_convolutions_are_jaxs_own(dilation):
+    """Those that JAX derives from the same convolution, also of its gradients."""
+    rng = np.random.default_rng(0)
+    x, kernel, dy = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in [(2, 12, 5), (7, 5, 6), (2, 12, 6)]
+    )
+
+    def own(x, kernel):
+        return (convolve(x, kernel, dilation) ** 2 * dy).sum()
+
+    def jaxs(x, kernel):
+        return (correlate(x, kernel, 3 * dilation, dilation=dilation) ** 2 * dy).sum()
+
+    for found, expected in zip(
+        *(jax.grad(f, (0, 1))(x, kernel) for f in (own, jaxs)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+    def twice(f):
+        return jax.grad(lambda x: (jax.grad(f)(x, kernel) ** 2).sum())(x)
+
+    np.testing.assert_allclose(twice(own), twice(jaxs), rtol=1e-3, atol=1e-2)
 
 
 def affine(x, layer):

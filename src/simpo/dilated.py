@@ -9,8 +9,10 @@ the label's, where the network has them. The network of Dirichlet flow matching 
 et al. 2024), used by MDLM for DNA and DRAKES; at the paper's size 3,326,597 parameters.
 """
 
+import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,6 +36,47 @@ EPSILON = 1e-5
 def paper_dilations(each: int = 4) -> tuple[int, ...]:
     """1, 1, 4, 16, 64, each so many times."""
     return tuple(d for d in (1, 1, 4, 16, 64) for _ in range(each))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: Array, kernel: Array, dilation: int) -> Array:
+    """y_i = sum_w x_(i + (w - half) d) K_w, zeros beyond the ends.
+
+    Shapes x [B, L, I], kernel [W, I, O], W odd -> [B, L, O]. The gradients are written
+    as convolutions of the same form: JAX's own, reversed or with axes exchanged, are
+    twenty times slower on a CPU inside a scan (JAX 0.10).
+    """
+    pad = kernel.shape[0] // 2 * dilation
+    return correlate(x, kernel, pad, dilation=dilation)
+
+
+def correlate(
+    x: Array, kernel: Array, pad: int, *, stride: int = 1, dilation: int = 1
+) -> Array:
+    """The one form of convolution that is fast everywhere."""
+    return jax.lax.conv_general_dilated(
+        *(x, kernel, (stride,), [(pad, pad)]),
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+
+
+def convolve_forward(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple]:
+    """The value, and what its gradients need."""
+    y: Any = convolve(x, kernel, dilation)
+    return y, (x, kernel)
+
+
+def convolve_backward(dilation: int, kept: tuple, dy: Array) -> tuple[Array, Array]:
+    """With j = i - (w - half) d: dx_i = sum_w dy_j K_w^T, dK_w = sum_i x_i^T dy_j."""
+    x, kernel = kept
+    pad = kernel.shape[0] // 2 * dilation
+    dx: Any = convolve(dy, kernel[::-1].transpose(0, 2, 1), dilation)
+    rows, taps = x.transpose(2, 1, 0), dy.transpose(1, 0, 2)  # [I, L, B], [L, B, O]
+    return dx, correlate(rows, taps, pad, stride=dilation).transpose(1, 0, 2)
+
+
+convolve.defvjp(convolve_forward, convolve_backward)
 
 
 class Conv(eqx.Module):
@@ -60,15 +103,9 @@ class Conv(eqx.Module):
         """Taps that would see nothing but the zeros beyond both ends are left out."""
         half = self.kernel.shape[0] // 2
         reach = min(half, (x.shape[-2] - 1) // self.dilation)
-        pad = reach * self.dilation
-        return self.bias + jax.lax.conv_general_dilated(
-            x,
-            self.kernel[half - reach : half + reach + 1],
-            window_strides=(1,),
-            padding=[(pad, pad)],
-            rhs_dilation=(self.dilation,),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
+        seen = self.kernel[half - reach : half + reach + 1]
+        y: Any = convolve(x, seen, self.dilation)
+        return self.bias + y
 
 
 class Norm(eqx.Module):

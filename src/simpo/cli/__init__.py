@@ -24,6 +24,7 @@ COMMANDS = {
     "reproduce": "make a figure or table of the paper: table2, bandit, geometry, ...",
     "bench": "train all agents under one protocol and rank them",
     "sweep": "search values of an agent's fields, and confirm them on fresh seeds",
+    "dna": "design DNA sequences: simpo dna demo needs no files",
     "watch": "show runs while they go on, on a web page or in the terminal",
     "export": "write a policy for robots: ONNX, StableHLO or safetensors, checked",
     "plot": "draw learning curves, weights and diagnostics of run directories",

@@ -1,0 +1,153 @@
+"""Pictures of designed sequences: scores over rounds, distributions, logos."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import PathPatch
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
+
+from simpo.plotting.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    draw,
+    grid,
+    looks_of,
+)
+
+__all__ = ["count_bases", "draw_distributions", "draw_logos", "draw_rounds"]
+
+COLORS = dict(zip("ACGT", (GREEN, BLUE, ORANGE, VERMILLION), strict=True))
+"""Of bases, distinct to colour-blind readers."""
+FONT = FontProperties(family="DejaVu Sans", weight="bold")
+
+
+def draw_rounds(
+    curves: Mapping[str, np.ndarray], label: str, title: str, out: Path
+) -> list[Path]:
+    """Scores over rounds, a line per method.
+
+    Args:
+        curves: A score per round [R], by method.
+        label: What the scores are.
+        title: Of the picture.
+        out: File name without suffix.
+
+    Returns:
+        The files written.
+    """
+    looks = looks_of(list(curves))
+
+    def fill(figure: Figure) -> None:
+        axes = figure.subplots()
+        for name, values in curves.items():
+            look = looks[name]
+            axes.plot(values, color=look.color, linestyle=look.line, label=name)
+        axes.set_xlabel("Round")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+        axes.legend()
+
+    return draw(out, (6.4, 3.8), fill)
+
+
+def draw_distributions(
+    scores: Mapping[str, Mapping[str, np.ndarray]], out: Path
+) -> list[Path]:
+    """A panel per judge: the 10 to 90 % of every set, its median, its sequences.
+
+    Args:
+        scores: By judge and set, [N].
+        out: File name without suffix.
+
+    Returns:
+        The files written.
+    """
+
+    def fill(figure: Figure) -> None:
+        for axes, (judge, sets) in zip(
+            grid(figure, len(scores), 3), scores.items(), strict=True
+        ):
+            draw_sets(axes, sets)
+            axes.set_xlabel(judge)
+
+    rows = max(len(sets) for sets in scores.values())
+    return draw(out, (4.4 * min(3, len(scores)), 1.2 + 0.45 * rows), fill)
+
+
+def draw_sets(axes: Axes, sets: Mapping[str, np.ndarray]) -> None:
+    """Sets from top to bottom."""
+    rng = np.random.default_rng(0)
+    for place, values in enumerate(reversed(list(sets.values()))):
+        some = rng.permutation(values)[:200]
+        noise = rng.uniform(-0.22, 0.22, len(some))
+        axes.scatter(some, place + noise, s=4, color=GREY, alpha=0.4, linewidths=0)
+        low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+        axes.plot([low, high], [place, place], color=BLUE, linewidth=3)
+        axes.plot(middle, place, "o", color=VERMILLION, markersize=6)
+    axes.set_yticks(range(len(sets)), list(sets)[::-1])
+
+
+def draw_logos(counts: Mapping[str, np.ndarray], out: Path) -> list[Path]:
+    """A sequence logo per set: letters as high as they tell bits.
+
+    Args:
+        counts: How often each base stands at each position [L, 4], by set.
+        out: File name without suffix.
+
+    Returns:
+        The files written.
+    """
+
+    def fill(figure: Figure) -> None:
+        panels = grid(figure, len(counts), 1)
+        for axes, (name, table) in zip(panels, counts.items(), strict=True):
+            draw_logo(axes, table)
+            axes.set_title(name)
+            axes.set_ylabel("bits")
+        panels[-1].set_xlabel("Position")
+
+    length = max(len(table) for table in counts.values())
+    return draw(out, (max(6.0, 0.16 * length), 0.4 + 1.6 * len(counts)), fill)
+
+
+def draw_logo(axes: Axes, counts: np.ndarray) -> None:
+    """Letters of one logo, the commonest on top."""
+    shares = counts / counts.sum(1, keepdims=True)
+    bits = 2 + (shares * np.log2(np.where(shares > 0, shares, 1.0))).sum(1)
+    for place, (share, height) in enumerate(zip(shares, bits, strict=True)):
+        bottom = 0.0
+        for k in np.argsort(share):
+            size = float(share[k] * height)
+            if size > 0.005:
+                axes.add_patch(letter("ACGT"[k], place, bottom, size))
+            bottom += size
+    axes.set_xlim(-0.6, len(counts) - 0.4)
+    axes.set_ylim(0, 2)
+    axes.set_yticks([0, 1, 2])
+    axes.grid(visible=False)
+
+
+def letter(base: str, place: float, bottom: float, height: float) -> PathPatch:
+    """One letter in a box one position wide."""
+    path = TextPath((0, 0), base, size=1, prop=FONT)
+    box = path.get_extents()
+    fit = (
+        Affine2D()
+        .translate(-box.x0, -box.y0)
+        .scale(0.92 / box.width, height / box.height)
+        .translate(place - 0.46, bottom)
+    )
+    return PathPatch(path.transformed(fit), color=COLORS[base], linewidth=0)
+
+
+def count_bases(letters: np.ndarray) -> np.ndarray:
+    """How often each base stands at each position: [N, L] -> [L, 4]."""
+    return (np.asarray(letters)[..., None] == np.arange(4)).sum(0)
