@@ -69,9 +69,8 @@ class Conv(eqx.Module):
     def __call__(self, x: Array) -> Array:
         """Shapes [N, L, I] -> [N, L, O]."""
         dims = ("NWC", "WIO", "NWC")
-        h = lax.conv_general_dilated(
-            x, self.weight, (1,), "SAME", dimension_numbers=dims
-        )
+        weight = self.weight.astype(x.dtype)
+        h = lax.conv_general_dilated(x, weight, (1,), "SAME", dimension_numbers=dims)
         return h + self.bias
 
 

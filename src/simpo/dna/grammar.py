@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from simpo.dna.motifs import Motif, consensus, log_odds
-from simpo.dna.scan import Bank, Filters, strand_scores
+from simpo.dna.scan import Bank, strand_scores
 from simpo.types import SimpoError
 
 __all__ = ["Element", "Grammar", "Pairing", "liver"]
@@ -115,7 +115,7 @@ class Grammar:
         if min(self.softness, self.ceiling) <= 0 or self.planted < 0:
             raise SimpoError("softness and ceiling must be above 0, planted not below")
         matrices = [log_odds(motif, self.mixture) for motif in self.motifs]
-        object.__setattr__(self, "bank", Bank.make(matrices, groups=1))
+        object.__setattr__(self, "bank", Bank.make(matrices, len(matrices)))
         self.bank.require(self.length)
 
     @property
@@ -126,39 +126,36 @@ class Grammar:
     def activity(self, probs: Array) -> Array:
         """Activity [N], within the ceiling, of sequences [N, L, 4], hard or relaxed."""
         self.bank.require(probs.shape[-2])
-        views = [self.occupancies(probs), self.occupancies(probs[:, ::-1, ::-1])]
-        sites = jnp.stack([forward.sum(1) for forward, _ in views]).sum(0)
-        total = saturate(sites) @ jnp.array([e.weight for e in self.elements])
+        forward, reverse = self.occupancies(
+            jnp.concatenate([probs, probs[:, ::-1, ::-1]])
+        )
+        sites = saturate(forward.sum(1).reshape(2, len(probs), -1).sum(0))
+        total = sites @ np.array([e.weight for e in self.elements], np.float32)
         for rule in self.pairings:
-            pairs = jnp.stack([self.placements(rule, *view) for view in views]).sum(0)
-            total = total + rule.weight * saturate(pairs)
+            pairs = self.placements(rule, forward, reverse)
+            total = total + rule.weight * saturate(pairs.reshape(2, -1).sum(0))
         return self.ceiling * jnp.tanh(total / self.ceiling)
 
     def occupancies(self, probs: Array) -> tuple[Array, Array]:
-        """Occupancies [N, L, M] of windows by either strand of the elements."""
+        """Occupancies [N, L, M] of windows by the elements, on either strand."""
         (filters,) = self.bank.filters
-
-        def occupied(weight: np.ndarray) -> Array:
-            scores = strand_scores(probs, weight, filters.widths)
-            least = best_scores(filters) - self.margin
-            return jax.nn.sigmoid((scores - least) / self.softness)[
-                ..., self.bank.order
-            ]
-
-        return occupied(filters.forward), occupied(filters.reverse)
+        least = filters.forward.max(1).sum(0) - self.margin
+        forward, reverse = (
+            jax.nn.sigmoid((scores - least) / self.softness)[..., self.bank.order]
+            for scores in strand_scores(probs, filters)
+        )
+        return forward, reverse
 
     def placements(self, rule: Pairing, forward: Array, reverse: Array) -> Array:
         """Number [N] of allowed placements whose first element is on this strand."""
         names = [element.name for element in self.elements]
         first, second = names.index(rule.first), names.index(rule.second)
-        other = (forward if rule.same_strand else reverse)[..., second]
-        width, length = len(self.elements[first].consensus), other.shape[1]
-        found = jnp.zeros(len(other))
-        for gap in range(rule.nearest, min(rule.farthest, length - width - 1) + 1):
-            offset = width + gap
-            here = forward[:, : length - offset, first]
-            found = found + (here * other[:, offset:]).sum(1)
-        return found
+        places = np.arange(forward.shape[1])
+        gap = places - places[:, None] - len(self.elements[first].consensus)
+        allowed = (rule.nearest <= gap) & (gap <= rule.farthest)
+        other = forward if rule.same_strand else reverse
+        near = other[..., second] @ allowed.T.astype(forward.dtype)
+        return (forward[..., first] * near).sum(1)
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Sequences, int8 [n, L]: background with a few sites, most of them alone.
@@ -181,11 +178,6 @@ class Grammar:
             place = start + np.flatnonzero(kept)
             tokens[row, place] = site[kept]
         return tokens
-
-
-def best_scores(filters: Filters) -> np.ndarray:
-    """The highest score of every motif [M]."""
-    return filters.forward.max(1).sum(0)
 
 
 def saturate(count: Array) -> Array:

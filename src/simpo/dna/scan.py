@@ -80,13 +80,15 @@ class Bank:
     order: np.ndarray
 
     @staticmethod
-    def make(matrices: Sequence[np.ndarray], groups: int = 8) -> "Bank":
-        """A bank of matrices of scores [W, 4]."""
+    def make(matrices: Sequence[np.ndarray], together: int = 128) -> "Bank":
+        """A bank of matrices of scores [W, 4].
+
+        At most `together` of them share a convolution.
+        """
         by_width = np.argsort([len(x) for x in matrices], kind="stable")
-        parts = [i for i in np.array_split(by_width, groups) if len(i)]
-        return Bank(
-            tuple(Filters.make(matrices, i) for i in parts), np.argsort(by_width)
-        )
+        parts = np.array_split(by_width, -(-len(matrices) // together))
+        filters = tuple(Filters.make(matrices, index) for index in parts)
+        return Bank(filters, np.argsort(by_width).astype(np.int32))
 
     @staticmethod
     def of(
@@ -111,37 +113,30 @@ class Bank:
             )
 
 
-def strand_scores(probs: Array, weight: np.ndarray, widths: np.ndarray) -> Array:
-    """Scores [N, L, M] of the windows that begin at each position.
+def strand_scores(probs: Array, filters: Filters) -> tuple[Array, Array]:
+    """Scores [N, L, M] of the windows that begin at each position, by strand.
 
-    Args:
-        probs: Sequences [N, L, 4].
-        weight: Scores of letters [W, 4, M].
-        widths: Widths of the motifs [M]; windows over the end get -infinity.
+    Windows that reach over the end of the sequences [N, L, 4] get -infinity.
     """
-    length = probs.shape[-2]
-    padded = jnp.pad(probs, ((0, 0), (0, len(weight) - 1), (0, 0)))
+    length, width = probs.shape[-2], len(filters.forward)
+    weight = np.concatenate([filters.forward, filters.reverse], -1)
     scores = lax.conv_general_dilated(
-        padded,
+        jnp.pad(probs, ((0, 0), (0, width - 1), (0, 0))),
         jnp.asarray(weight, probs.dtype),
         (1,),
         "VALID",
         dimension_numbers=("NWC", "WIO", "NWC"),
         precision=lax.Precision.HIGHEST,
     )
-    inside = jnp.arange(length)[:, None] + widths <= length
-    return jnp.where(inside, scores, -jnp.inf)
-
-
-def both_strands(probs: Array, filters: Filters) -> tuple[Array, Array]:
-    """Scores [N, L, M] on the forward and on the reverse strand."""
-    forward = strand_scores(probs, filters.forward, filters.widths)
-    return forward, strand_scores(probs, filters.reverse, filters.widths)
+    inside = np.arange(length)[:, None] + filters.widths <= length
+    forward, reverse = jnp.split(scores, 2, -1)
+    none = -jnp.inf
+    return jnp.where(inside, forward, none), jnp.where(inside, reverse, none)
 
 
 def summarise(probs: Array, filters: Filters) -> Array:
     """Best and total scores [N, 2, M] of a group of motifs."""
-    a, b = both_strands(probs, filters)
+    a, b = strand_scores(probs, filters)
     best = jnp.maximum(a.max(1), b.max(1))
     base = lax.stop_gradient(best)[:, None]
     ratios = (jnp.exp(a - base) + jnp.exp(b - base)).sum(1)
@@ -202,7 +197,7 @@ def hits(
         def block(_: Array, tokens: Array) -> Array:
             probs, found = jax.nn.one_hot(tokens, 4), []
             for filters in bank.filters:
-                scores = both_strands(probs, filters)
+                scores = strand_scores(probs, filters)
                 least = jnp.asarray(lowest[filters.index], jnp.float32)
                 found.append(sum((s >= least).sum(1) for s in scores))
             return jnp.concatenate(found, -1)[:, bank.order]
