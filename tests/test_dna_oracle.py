@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,8 +12,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from simpo.dna.calibration import calibrate
-from simpo.dna.cnn import Fitting, train_cnn
-from simpo.dna.convnet import Conv, ConvNet, Shape, largest, motif_stem
+from simpo.dna.cnn import CNN, Fitting, make_target, rates, train_cnn
+from simpo.dna.convnet import Shape, largest, motif_stem
 from simpo.dna.external import FromCallable, FromGrammar, FromONNX
 from simpo.dna.features import Featuriser, choose_motifs, forward_select
 from simpo.dna.grammar import liver
@@ -32,9 +33,9 @@ N, VAL = 120, np.arange(120) % 5 == 0
 TOKENS = GRAMMAR.sample(rng, N)
 TRUTH = FromGrammar("truth", GRAMMAR)
 LABELS = TRUTH(TOKENS)
-SMALL = Shape(filters=6, stem=5, pool=4, width=8, blocks=1, kernel=3)
-PLAIN = Shape(filters=6, stem=5, pool=4, width=8, blocks=0, dropout=0.0)
-QUICK = Fitting(members=2, epochs=2, batch_size=32)
+SMALL = Shape(filters=8, stem=13, pool=4, width=8, blocks=1, kernel=3, dropout=0.1)
+STEM = motif_stem(GRAMMAR.motifs, gain=0.5, margin=4.0)
+FITTING = Fitting(members=2, epochs=12, patience=12, batch_size=32, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -42,42 +43,42 @@ def linear():
     return train_ridge(MOTIFS, TOKENS, LABELS, VAL, name="linear")
 
 
+def fit(fitting=FITTING, stem=STEM, **settings):
+    return train_cnn(
+        TOKENS, LABELS, VAL, shape=SMALL, stem=stem, fitting=fitting, **settings
+    )
+
+
 @pytest.fixture(scope="module")
-def network():
-    return train_cnn(TOKENS, LABELS, VAL, name="network", shape=SMALL, fitting=QUICK)
+def told():
+    """What the training of `network` told."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def network(told):
+    return fit(name="network", progress=lambda text, done: told.append((text, done)))
 
 
 @pytest.fixture(scope="module")
 def oracles(linear, network):
-    def content(probs):
-        return 50.0 * probs[..., 1:3].sum(-1).mean(-1)
-
     called = FromCallable(
         "called",
         lambda tokens: 50.0 * np.isin(tokens, [1, 2]).mean(1),
         Bound(25.0, 10.0),
-        relaxed=content,
+        relaxed=lambda probs: 50.0 * probs[..., 1:3].sum(-1).mean(-1),
         training=Training(TOKENS),
     )
+    active = (np.median(LABELS) < LABELS).astype(np.float32)
+    classes = train_ridge(
+        MOTIFS, TOKENS, active, VAL, name="ridge classifier", classify=True
+    )
     pair = Ensemble("pair", (linear, network))
-    found = {o.name: o for o in (linear, network, called, TRUTH, pair)}
-    for seen, classifier in (
-        (
-            "ridge classifier",
-            lambda y: train_ridge(MOTIFS, TOKENS, y, VAL, classify=True),
-        ),
-        (
-            "cnn classifier",
-            lambda y: train_cnn(
-                TOKENS, y, VAL, classify=True, shape=PLAIN, fitting=QUICK
-            ),
-        ),
-    ):
-        found[seen] = classifier((np.median(LABELS) < LABELS).astype(np.float32))
-    return found
+    one = CNN("one", network.networks[:1], *scale(network), network.training)
+    return {o.name: o for o in (linear, one, called, TRUTH, pair, classes)}
 
 
-NAMES = ["linear", "network", "called", "truth", "ridge classifier", "cnn classifier"]
+NAMES = ["linear", "one", "called", "truth", "ridge classifier"]
 
 
 # What every oracle promises
@@ -130,7 +131,7 @@ def test_distance_is_a_loop_over_all_rows(monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["linear", "network", "truth"])
+@pytest.mark.parametrize("name", ["linear", "one", "truth"])
 def test_both_strands_have_one_value(oracles, name):
     other = 3 - TOKENS[:, ::-1]
     a, b = oracles[name](TOKENS), oracles[name](other)
@@ -149,9 +150,9 @@ def test_bounds_hold_however_large_the_sum(linear):
     assert linear.link.width == pytest.approx(width, rel=1e-5)
 
 
-def test_an_ensemble_is_the_mean(oracles):
+def test_an_ensemble_is_the_mean(oracles, linear, network):
     pair = oracles["pair"]
-    mean = (oracles["linear"](TOKENS) + oracles["network"](TOKENS)) / 2
+    mean = (linear(TOKENS) + network(TOKENS)) / 2
     np.testing.assert_allclose(pair(TOKENS), mean, rtol=1e-6)
     called = oracles["called"]
     probs = jax.nn.one_hot(TOKENS[:4], 4)
@@ -238,6 +239,10 @@ def test_selection_takes_one_of_two_alike():
 # Networks
 
 
+def test_a_network_knows_its_sizes(network):
+    assert network.networks[0].shape == SMALL
+
+
 def test_pooling_takes_the_largest():
     h = rng.normal(size=(2, 10, 3)).astype(np.float32)
     parts = [h[:, i : i + 4].max(1) for i in (0, 4, 8)]
@@ -245,60 +250,67 @@ def test_pooling_takes_the_largest():
 
 
 def test_a_stem_of_motifs_scores_sites():
-    stem = motif_stem(GRAMMAR.motifs, gain=0.5, margin=3.0)
     tokens = np.zeros((1, 30), np.int8)
     motif = GRAMMAR.motifs[0]
     tokens[0, 10:19] = motif.probabilities.argmax(1)
     for strand in (0, 1):
         x = tokens if strand == 0 else 3 - tokens[:, ::-1]
-        found = stem(jax.nn.one_hot(x, 4))[0, :, strand]
-        assert found.max() == pytest.approx(1.5, abs=1e-4)
+        found = STEM(jax.nn.one_hot(x, 4))[0, :, strand]
+        assert found.max() == pytest.approx(2.0, abs=1e-4)
         assert (found > 0).sum() == 1
-    shape = ConvNet.init(jax.random.key(0), SMALL, stem).shape
-    assert (shape.filters, shape.stem) == (8, 13)
 
 
 def test_training_follows_the_seed_and_members_differ(network):
-    again = train_cnn(TOKENS, LABELS, VAL, name="network", shape=SMALL, fitting=QUICK)
+    again = fit()
     jax.tree.map(np.testing.assert_array_equal, network.networks, again.networks)
     one, two = network.networks
     assert not np.allclose(one.head.weight, two.head.weight)
 
 
-def test_training_lowers_the_error_and_tells_of_it():
-    told = []
-    fitting = Fitting(members=1, epochs=12, patience=12, batch_size=16, lr=1e-2)
-    oracle = train_cnn(
-        TOKENS,
-        LABELS,
-        VAL,
-        shape=PLAIN,
-        stem=motif_stem(GRAMMAR.motifs, 0.5, 4.0),
-        fitting=fitting,
-        progress=lambda text, done: told.append((text, done)),
-    )
-    assert [done for _, done in told] == list(range(1, 13))
-    error = np.mean((oracle(TOKENS[VAL]) - LABELS[VAL]) ** 2)
+def test_training_lowers_the_error_and_tells_of_it(oracles, network, told):
+    assert [done for _, done in told] == list(range(1, 25))
+    error = np.mean((network(TOKENS[VAL]) - LABELS[VAL]) ** 2)
     assert error < 0.6 * LABELS[VAL].var()
     # What is kept is the epoch of the least loss, which is the last that was told.
-    shown = float(told[-1][0].split()[-1])
+    error = np.mean((oracles["one"](TOKENS[VAL]) - LABELS[VAL]) ** 2)
+    assert told[11][0].startswith("member 1, loss ")
+    shown = float(told[11][0].split()[-1])
     assert error / LABELS[~VAL].var() == pytest.approx(shown, abs=2e-3)
+
+
+def scale(network):
+    return network.centre, network.spread, network.link
 
 
 def test_training_stops_early():
     told = []
     fitting = Fitting(members=2, epochs=50, patience=2, batch_size=32, lr=0.0)
-    train_cnn(TOKENS, LABELS, VAL, shape=SMALL, fitting=fitting,
-              progress=lambda _, done: told.append(done))  # fmt: skip
+    fit(fitting, progress=lambda _, done: told.append(done))
     assert told == [1, 2, 50, 51, 52, 100]
 
 
 def test_a_loss_that_is_not_finite_gets_one_line():
-    stem = Conv(jnp.full((5, 4, 6), jnp.nan), jnp.zeros(6))
     with pytest.raises(SimpoError, match="oracle bad: the loss is nan after 1 epochs"):
-        train_cnn(
-            TOKENS, LABELS, VAL, name="bad", shape=SMALL, stem=stem, fitting=QUICK
-        )
+        fit(replace(FITTING, lr=np.inf), name="bad")
+
+
+def test_losses_are_their_definitions():
+    f, y = rng.normal(size=6), np.array([0, 1, 1, 0, 1, 0.0])
+    target = make_target(y.astype(np.float32), classify=True)
+    assert target.centre == 0  # half are ones
+    p = 1 / (1 + np.exp(-f))
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+    np.testing.assert_allclose(target.losses(f, y), expected, rtol=1e-5)
+    target = make_target(y.astype(np.float32) * 8 + 2, classify=False)
+    values = 6 + 4 * np.tanh(4 * f / 4)  # mean 6, sd 4, at most 4 from it
+    expected = ((values - 3) / 4) ** 2
+    np.testing.assert_allclose(target.losses(f, 3.0), expected, rtol=1e-5)
+
+
+def test_rates_fall_along_half_a_cosine():
+    found = np.concatenate([rates(Fitting(epochs=4, lr=2.0), i, 5) for i in range(4)])
+    expected = [1 + np.cos(np.pi * i / 20) for i in range(20)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 # Calibration
@@ -321,9 +333,7 @@ def test_calibration_of_a_known_line():
 # Files
 
 
-@pytest.mark.parametrize(
-    "name", ["linear", "network", "truth", "pair", "cnn classifier"]
-)
+@pytest.mark.parametrize("name", ["truth", "pair", "ridge classifier"])
 def test_an_oracle_survives_its_file(oracles, name, tmp_path):
     oracle = oracles[name]
     save_oracle(tmp_path / "a", oracle)
@@ -366,7 +376,7 @@ def damage(folder: Path, change):
         lambda c: c.update(motifs={}, shape={"blocks": 10**12}),
     ],
 )
-@pytest.mark.parametrize("name", ["linear", "network"])
+@pytest.mark.parametrize("name", ["linear", "one"])
 def test_a_damaged_file_gets_one_line(oracles, name, change, tmp_path):
     save_oracle(tmp_path / "a", oracles[name])
     damage(tmp_path / "a", change)
@@ -463,10 +473,11 @@ def test_a_classifier_needs_classes():
 
 
 def test_a_classifier_gives_probabilities(oracles):
-    for name in ("ridge classifier", "cnn classifier"):
-        values = oracles[name](TOKENS)
-        assert isinstance(oracles[name].link, Logistic)
-        assert np.all((values > 0) & (values < 1))
+    values = oracles["ridge classifier"](TOKENS)
+    assert isinstance(oracles["ridge classifier"].link, Logistic)
+    assert np.all((values > 0) & (values < 1))
+    median = np.median(LABELS)
+    assert values[median < LABELS].mean() > values[median >= LABELS].mean() + 0.2
 
 
 def test_what_has_no_gradient_says_so():

@@ -29,6 +29,7 @@ from simpo.dna.oracle import (
     make_link,
     require_labels,
 )
+from simpo.randomness import uniform
 from simpo.types import PyTree, SimpoError
 
 __all__ = ["CNN", "Fitting", "train_cnn"]
@@ -251,7 +252,7 @@ def batches(draws: np.random.Generator, rows: int, size: int) -> np.ndarray:
 
 
 def of_tokens(network: ConvNet, tokens: Array) -> Array:
-    """F [N] of tokens [N, L]."""
+    """Outputs f [N] of tokens [N, L]."""
     return network(jax.nn.one_hot(tokens, 4))
 
 
@@ -259,10 +260,9 @@ def loss(
     network: ConvNet, tokens: Array, y: Array, key: Array, target: Target
 ) -> Array:
     """Mean loss of tokens [B, L] with labels y [B], each read from either strand."""
-    of_strand, of_dropout = jax.random.split(key)
-    turned = jax.random.bernoulli(of_strand, shape=(len(tokens), 1))
-    strand = jnp.where(turned, 3 - tokens[:, ::-1], tokens)
-    f = network.one_strand(jax.nn.one_hot(strand, 4), of_dropout)
+    draws = uniform(key, (len(tokens), 1 + 2 * network.shape.width))
+    strand = jnp.where(draws[:, :1] < 0.5, 3 - tokens[:, ::-1], tokens)
+    f = network.one_strand(jax.nn.one_hot(strand, 4), draws[:, 1:])
     return target.losses(f, y).mean()
 
 

@@ -1,12 +1,13 @@
 """A small convolutional regressor whose first layer can start from motifs.
 
-h = act(conv_W(x) + b)                stem: 4 -> C filters, each a motif's scores
-h = conv_1(max over P positions of h) C -> H
-h = h + conv_K(act(norm(h)))          blocks
-z = dense(act(dense([mean h, max h])))
+h = softplus(max over P positions of (conv_W(x) + b))    4 -> C, motifs' scores
+h = conv_1(h)                                            C -> H
+h = h + conv_K(relu(norm(h)))                            blocks
+z = dense(relu(dense([mean h, max h])))
 f(x) = (z(x) + z(rc(x))) / 2          both strands, so f(x) = f(rc(x))
 
-A stem that starts from random numbers needs far more sequences than most assays have;
+Softplus, since where no site is near a rectifier would leave no gradient to follow. A
+stem that starts from random numbers needs far more sequences than most assays have;
 one that starts from known motifs begins where a motif scan ends.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from jax import Array, lax
 
 from simpo.dna.motifs import Motif, log_odds
-from simpo.randomness import normal, uniform
+from simpo.randomness import normal
 from simpo.types import SimpoError
 
 __all__ = ["Conv", "ConvNet", "Shape", "motif_stem"]
@@ -60,12 +61,6 @@ class Conv(eqx.Module):
     weight: Array
     bias: Array
 
-    @staticmethod
-    def init(key: Array, width: int, inputs: int, outputs: int) -> "Conv":
-        """Weights of variance 1 / (W I), zero biases."""
-        weight = normal(key, (width, inputs, outputs)) / np.sqrt(width * inputs)
-        return Conv(weight, jnp.zeros(outputs))
-
     def __call__(self, x: Array) -> Array:
         """Shapes [N, L, I] -> [N, L, O]."""
         dims = ("NWC", "WIO", "NWC")
@@ -88,16 +83,18 @@ class ConvNet(eqx.Module):
     @staticmethod
     def init(key: Array, shape: Shape, stem: Conv | None = None) -> "ConvNet":
         """Fresh parameters; with `stem`, the first layer is that one."""
-        keys = jax.random.split(key, 4 + shape.blocks)
-        if stem is None:
-            stem = Conv.init(keys[0], shape.stem, 4, shape.filters)
-        h, filters = shape.width, stem.weight.shape[-1]
+        filters = shape.filters if stem is None else stem.weight.shape[-1]
+        h, k = shape.width, shape.kernel
+        sizes = [(1, filters, h), (1, 2 * h, h), (1, h, 1), *shape.blocks * [(k, h, h)]]
+        mix, hidden, head, *blocks, fresh = fresh_convs(
+            key, [*sizes, (shape.stem, 4, shape.filters)]
+        )
         return ConvNet(
-            stem=stem,
-            mix=Conv.init(keys[1], 1, filters, h),
-            hidden=Conv.init(keys[2], 1, 2 * h, h),
-            head=Conv.init(keys[3], 1, h, 1),
-            blocks=tuple(Conv.init(k, shape.kernel, h, h) for k in keys[4:]),
+            stem=stem or fresh,
+            mix=mix,
+            blocks=tuple(blocks),
+            hidden=hidden,
+            head=head,
             pool=shape.pool,
             dropout=shape.dropout,
         )
@@ -116,21 +113,33 @@ class ConvNet(eqx.Module):
             dropout=self.dropout,
         )
 
-    def one_strand(self, x: Array, key: Array | None = None) -> Array:
-        """Z [N] of x [N, L, 4]; features are left out at random if there is a key."""
-        h = jax.nn.relu(self.stem(x))
-        h = self.mix(largest(h, self.pool))
+    def one_strand(self, x: Array, draws: Array | None = None) -> Array:
+        """Outputs z [N] of sequences x [N, L, 4].
+
+        In training, features whose draws [N, 2 H] in [0, 1) are small are left out.
+        """
+        h = self.mix(jax.nn.softplus(largest(self.stem(x), self.pool)))
         for block in self.blocks:
             h = h + block(jax.nn.relu(normalise(h)))
         both = jnp.concatenate([h.mean(1), h.max(1)], -1)[:, None]
-        if key is not None:
-            kept = uniform(key, both.shape) >= self.dropout
+        if draws is not None:
+            kept = draws[:, None] >= self.dropout
             both = jnp.where(kept, both / (1 - self.dropout), 0.0)
         return self.head(jax.nn.relu(self.hidden(both)))[:, 0, 0]
 
     def __call__(self, x: Array) -> Array:
-        """F [N] of sequences [N, L, 4], averaged over strands."""
+        """Outputs f [N] of sequences [N, L, 4], averaged over strands."""
         return (self.one_strand(x) + self.one_strand(x[:, ::-1, ::-1])) / 2
+
+
+def fresh_convs(key: Array, sizes: Sequence[tuple[int, int, int]]) -> list[Conv]:
+    """Weights [W, I, O] of variance 1 / (W I), zero biases; one draw for all."""
+    ends = np.cumsum([w * i * o for w, i, o in sizes])
+    parts = jnp.split(normal(key, (int(ends[-1]),)), ends[:-1])
+    return [
+        Conv(part.reshape(size) / np.sqrt(size[0] * size[1]), jnp.zeros(size[-1]))
+        for part, size in zip(parts, sizes, strict=True)
+    ]
 
 
 def largest(h: Array, pool: int) -> Array:
