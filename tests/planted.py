@@ -47,9 +47,9 @@ def sequences(n=600, seed=0):
 
 @functools.cache
 def pretrained():
-    """A network after a hundred updates."""
+    """A network after a few hundred updates."""
     net = Size(width=16, dilations=(1, 2)).init(jax.random.key(0))
     settings = Pretraining(
-        model=MODEL, steps=100, batch_size=32, decay=0.9, both_strands=False
+        model=MODEL, steps=300, batch_size=32, decay=0.98, both_strands=False
     )
     return pretrain(settings, net, sequences(), jax.random.key(1))
