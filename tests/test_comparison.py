@@ -196,7 +196,7 @@ def test_what_is_there_is_not_trained_again(bench, small, monkeypatch):
         assert not jobs
         return iter(())
 
-    monkeypatch.setattr("simpo.experiments.comparison.train_all", no_more)
+    monkeypatch.setattr("simpo.engines.local.train_all", no_more)
     again = reproduce(study)
     assert again.lines[:-1] == report.lines[:-1]  # the last is the time it took
 

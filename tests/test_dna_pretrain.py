@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,8 +16,8 @@ from simpo.dilated import Size
 from simpo.dna.data import read_sequences
 from simpo.dna.pretrain import Pretraining, nll, pretrain
 from simpo.dna.store import SequenceModel, load_model
+from simpo.experiments.dna_demo import METHODS
 from simpo.types import SimpoError
-from simpo.weighting import Square
 
 KEY = jax.random.key(0)
 SIZE = Size(width=16, dilations=(1, 2))
@@ -106,18 +108,17 @@ def test_damaged_models_get_one_line(tmp_path):
         load_model(folder)
 
 
-def test_the_demonstration(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("simpo.cli.dna.keep_compiled", lambda: None)
-    methods = {"Square": Square(), "Sqr. Neg.": Square(floor=-1.0)}
-    monkeypatch.setattr("simpo.experiments.dna_demo.METHODS", methods)
+def test_the_demonstration(tmp_path):
+    """In a process of its own, as a user's command is."""
     words = ["--sequences", "1200", "--pretraining-steps", "10", "--rounds", "2"]
     words += ["--samples", "16", "--out", str(tmp_path)]
-    assert main(["dna", "demo", *words]) == 0
-    text, folder = capsys.readouterr().out, tmp_path / "dna-demo"
-    assert "reward against truth" in text and "Sqr. Neg." in text
+    command = [sys.executable, "-m", "simpo", "dna", "demo", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    folder = tmp_path / "dna-demo"
+    assert "reward against truth" in done.stdout and "Sqr. Neg." in done.stdout
     with (folder / "designs.csv").open(newline="") as file:
         rows = {row["set"]: row for row in csv.DictReader(file)}
-    assert list(rows)[2:] == list(methods)
+    assert list(rows)[2:] == list(METHODS)
     assert {row["oracle_calls"] for row in list(rows.values())[2:]} == {str(2 * 64)}
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 3 and "http" not in page

@@ -276,7 +276,7 @@ def test_finished_cells_are_not_made_again(reproduced, here, monkeypatch):
         assert not jobs
         return iter(())
 
-    monkeypatch.setattr("simpo.experiments.grids.train_all", no_more)
+    monkeypatch.setattr("simpo.engines.local.train_all", no_more)
     assert main([*reproduced[1], "--cells", *CHOSEN]) == 0
 
 
