@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ ONE_THREAD = (
     "--xla_cpu_multi_thread_eigen=false --xla_cpu_parallel_codegen_split_count=1"
 )
 """A process of the tests per core: threads of their own would only be in the way."""
+MOST_MAPS = 20_000
+"""Of a process's 65,530 mappings (Linux's default), those that tests may hold."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,6 +27,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
     config.state = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")
     os.environ.pop("SIMPO_HOME", None)
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Let go of compiled programs before there are too many.
+
+    Each keeps mappings of memory for its code, and XLA's compiler dies, without an
+    error, in a process that may have no more of them.
+    """
+    maps = Path("/proc/self/maps")
+    if nextitem and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture
