@@ -11,9 +11,9 @@ import pytest
 from plain_loop import is_one_line
 from planted import LENGTH, MODEL, Planted, pretrained
 from simpo.dna.drakes import Drakes
-from simpo.dna.finetune import NO_LABEL, SignedTuning, finetune, standardise
+from simpo.dna.finetune import SignedTuning, finetune, standardise
 from simpo.dna.objective import Objective, shared_bases
-from simpo.generative.masked import AllMasked, ExactMasks, MaskedDiffusion
+from simpo.generative.masked import AllMasked, ExactMasks, MaskedDiffusion, no_labels
 from simpo.matching import ClippedError, Unbounded
 from simpo.temperature import EntropyTarget, Fixed, Solved
 from simpo.types import SimpoError
@@ -32,7 +32,7 @@ def tuning(**changes):
 
 def nelbo(net, key, letters):
     """Estimates of the bound per base, with the masks of the update: [K, R]."""
-    return MODEL.matching_error(net, key, letters[None], NO_LABEL)[0]
+    return MODEL.matching_error(net, key, letters[None], no_labels(1))[0]
 
 
 def mask_key(state):
@@ -80,7 +80,7 @@ def test_signed_softmax_weights_are_wd1(masking):
     advantage = standardise(SCORES)
 
     def wd1(net):
-        error = model.matching_error(net, mask_key(state), GROUP[None], NO_LABEL)[0]
+        error = model.matching_error(net, mask_key(state), GROUP[None], no_labels(1))[0]
         sign = jax.nn.softmax(advantage) - jax.nn.softmax(-advantage)
         return sign @ error.mean(-1)
 
@@ -146,7 +146,7 @@ def test_the_divergence_of_chains_is_exact():
                 kl = (np.exp(p) * (p - q)).sum(-1)[list(masked)].sum()
                 exact += kl / m / len(subsets(m)) / L
         model = MaskedDiffusion(length=L, masks=4000)
-        args = (jax.random.key(0), jnp.asarray(x)[None, None], NO_LABEL)
+        args = (jax.random.key(0), jnp.asarray(x)[None, None], no_labels(1))
         found = np.asarray(model.divergence(TableNetwork(), Other(), *args))[0, 0]
         error = found.std() / np.sqrt(len(found))
         assert abs(found.mean() - exact) < 4 * error and error < 0.05
@@ -190,7 +190,7 @@ def test_rewards_rise(method):
     )
     key = jax.random.key(7)
     before, after = (
-        oracle(np.asarray(MODEL.sample(n, key, NO_LABEL, 256)[0])).mean()
+        oracle(np.asarray(MODEL.sample(n, key, no_labels(1), 256)[0])).mean()
         for n in (net, tuned)
     )
     assert after > before + 0.1

@@ -11,11 +11,10 @@ from scipy import stats
 from plain_loop import is_one_line
 from planted import MODEL, Planted, pretrained
 from simpo.dilated import Size
-from simpo.dna.finetune import NO_LABEL
 from simpo.dna.guidance import CFG, CG, SMC, TDS, chain, soft_prediction, tilt
 from simpo.dna.objective import Objective
 from simpo.dna.oracle import Oracle
-from simpo.generative.masked import MaskedDiffusion
+from simpo.generative.masked import MaskedDiffusion, no_labels
 from simpo.types import SimpoError
 from test_masked import L, TableNetwork, V, logp, sampled_distribution
 
@@ -83,7 +82,7 @@ def test_without_strength_guidance_samples_the_model():
 
 def test_guidance_raises_scores():
     net, oracle, key = pretrained(), Planted(), jax.random.key(2)
-    plain = oracle(np.asarray(MODEL.sample(net, key, NO_LABEL, 128)[0])).mean()
+    plain = oracle(np.asarray(MODEL.sample(net, key, no_labels(1), 128)[0])).mean()
     guided, twisted = (
         oracle(guide.sample(MODEL, net, Objective(oracle), key, 128)).mean()
         for guide in (CG(gamma=100.0), TDS(gamma=20.0))

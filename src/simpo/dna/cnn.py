@@ -10,7 +10,7 @@ member the epoch of the least validation loss is kept.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,9 +22,9 @@ from jax import Array
 from simpo.dna.batches import in_blocks
 from simpo.dna.convnet import Conv, ConvNet, Shape
 from simpo.dna.oracle import (
+    Differentiable,
     Link,
     Logistic,
-    Oracle,
     Training,
     make_link,
     require_labels,
@@ -64,7 +64,7 @@ class Fitting:
 
 
 @dataclass(frozen=True, eq=False)
-class CNN(Oracle):
+class CNN(Differentiable):
     """The mean of convolutional networks.
 
     Attributes:
@@ -82,15 +82,6 @@ class CNN(Oracle):
     spread: float
     link: Link
     training: Training
-
-    @cached_property
-    def compiled(self) -> jax.stages.Wrapped:
-        """Values of tokens [N, L]."""
-        return jax.jit(lambda tokens: self.soft(jax.nn.one_hot(tokens, 4)))
-
-    def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """Values [N] of sequences [N, L]."""
-        return in_blocks(self.compiled, tokens)
 
     def soft(self, probs: Array) -> Array:
         """Values [N] of relaxed sequences [N, L, 4]."""

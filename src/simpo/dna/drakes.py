@@ -22,7 +22,7 @@ from jax import Array
 from simpo.dna.finetune import TuneState
 from simpo.dna.guidance import soft_prediction
 from simpo.dna.objective import Objective
-from simpo.generative.masked import MaskedDiffusion
+from simpo.generative.masked import MaskedDiffusion, no_labels
 from simpo.randomness import uniform
 from simpo.types import Metrics, SimpoError
 
@@ -121,18 +121,13 @@ class Drakes:
     def hard_part(self, net: Any, key: Array) -> Array:
         """The first steps, as in sampling: [B, L, V + 1], one-hot."""
         model, v = self.model, net.alphabet
-        label = jnp.zeros((self.batch_size, 0), jnp.int32)
-        predict = model.predictor(net, label)
+        predict = model.predictor(net, no_labels(self.batch_size))
         times = model.times[: model.denoising_steps - self.soft_steps + 1]
 
         def step(letters: Array, row: tuple) -> tuple[Array, None]:
             t, s, key = row
-            chance = (t - s) / t
-            u = uniform(key, letters.shape)
-            below = jnp.cumsum(jnp.exp(predict(letters, t)), axis=-1)[..., :-1]
-            chosen = (u[..., None] > chance * below).sum(-1)
-            shown = (letters == v) & (u < chance)
-            return jnp.where(shown, chosen, letters), None
+            logp = predict(letters, t)
+            return model.turn(key, letters, logp, (t - s) / t)[0], None
 
         letters = jnp.full((self.batch_size, model.length), v)
         keys = jax.random.split(key, len(times) - 1)
@@ -143,15 +138,15 @@ class Drakes:
         self, net: Any, reference: Any, key: Array, x: Array
     ) -> tuple[Array, Array]:
         """The last steps: relaxed sequences [B, L, V], and their KL [B]."""
-        times = self.model.times[-self.soft_steps - 1 :]
+        times, label = self.model.times[-self.soft_steps - 1 :], no_labels(len(x))
 
         def step(x: Array, row: tuple) -> tuple[Array, Array]:
             t, s, key = row
             chance, masked = (t - s) / t, x[..., -1:]
-            logp = log_guess(net, x, t)
+            logp = self.model.guess(net, x, label, t)
             kl = jnp.zeros(len(x))
             if self.path_kl:
-                other = log_guess(reference, x, t)
+                other = self.model.guess(reference, x, label, t)
                 kl = chance * (masked * jnp.exp(logp) * (logp - other)).sum((-2, -1))
             stay = jnp.full_like(masked, jnp.log1p(-chance))
             logq = jnp.concatenate([jnp.log(chance) + logp, stay], axis=-1)
@@ -162,12 +157,6 @@ class Drakes:
         rows = (times[:-1], times[1:], keys)
         x, kl = jax.lax.scan(jax.checkpoint(step), x, rows)
         return soft_prediction(self.model, net, x, times[-1]), kl.sum(0)
-
-
-def log_guess(net: Any, x: Array, t: Array) -> Array:
-    """Log p at every position as if it were masked: [B, L, V + 1] -> [B, L, V]."""
-    label = jnp.zeros((len(x), 0), jnp.int32)
-    return jax.nn.log_softmax(net(x, jnp.full(len(x), t), label), axis=-1)
 
 
 def gumbel(key: Array, shape: tuple[int, ...]) -> Array:

@@ -11,15 +11,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from simpo.checkpoint import plain
-from simpo.dna.batches import ROWS, in_blocks
+from simpo.dna.batches import ROWS
 from simpo.dna.grammar import Grammar
-from simpo.dna.oracle import Bound, Oracle, Training, require_tokens, require_values
+from simpo.dna.oracle import (
+    Bound,
+    Differentiable,
+    Oracle,
+    Training,
+    require_tokens,
+    require_values,
+)
 from simpo.types import SimpoError
 
 __all__ = ["FromCallable", "FromGrammar", "FromONNX"]
@@ -177,7 +183,7 @@ class FromONNX(Oracle):
 
 
 @dataclass(frozen=True, eq=False)
-class FromGrammar(Oracle):
+class FromGrammar(Differentiable):
     """The truth of a planted grammar; there is nothing that it was trained on.
 
     Attributes:
@@ -187,15 +193,6 @@ class FromGrammar(Oracle):
 
     name: str
     grammar: Grammar
-
-    @cached_property
-    def compiled(self) -> jax.stages.Wrapped:
-        """Values of tokens [N, L]."""
-        return jax.jit(lambda tokens: self.soft(jax.nn.one_hot(tokens, 4)))
-
-    def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """Activities [N] of sequences [N, L]."""
-        return in_blocks(self.compiled, tokens)
 
     def soft(self, probs: Array) -> Array:
         """Activities [N] of relaxed sequences [N, L, 4]."""

@@ -26,7 +26,7 @@ import optax
 from jax import Array
 
 from simpo.dna.objective import Objective
-from simpo.generative.masked import MaskedDiffusion
+from simpo.generative.masked import MaskedDiffusion, no_labels
 from simpo.matching import ClippedError, RepulsionBound, policy_improvement
 from simpo.temperature import EntropyTarget, Solved, Temperature
 from simpo.types import Metrics, PyTree, SimpoError
@@ -116,7 +116,7 @@ class SignedTuning:
     def propose(self, state: TuneState) -> Array:
         """A group of the network's sequences [K, L]."""
         key = jax.random.fold_in(state.key, 2 * state.step)
-        return self.model.sample(state.net, key, NO_LABEL, self.group)[0]
+        return self.model.sample(state.net, key, no_labels(1), self.group)[0]
 
     @functools.partial(jax.jit, static_argnums=0)
     def improve(
@@ -145,7 +145,7 @@ class SignedTuning:
                 key=match_key,
                 candidates=letters[None],
                 q=q,
-                cond=NO_LABEL,
+                cond=no_labels(1),
                 step=state.step,
             )
             grads, metrics = improvement.grads, improvement.metrics
@@ -166,7 +166,7 @@ class SignedTuning:
 
     def anchor(self, net: Any, reference: Any, key: Array, letters: Array) -> Array:
         """KL of the chains from the pretrained network's, nats per base: []."""
-        kl = self.model.divergence(net, reference, key, letters[None], NO_LABEL)
+        kl = self.model.divergence(net, reference, key, letters[None], no_labels(1))
         return kl.mean()
 
     def round(
@@ -180,10 +180,6 @@ class SignedTuning:
         objective.calls.network += self.group * self.model.denoising_steps + per_update
         told = {"score_median": float(np.median(scores)), "score_mean": scores.mean()}
         return state, {k: float(v) for k, v in {**told, **metrics}.items()}
-
-
-NO_LABEL: Any = np.zeros((1, 0), np.int32)
-"""The condition of a network without labels."""
 
 
 def finetune(

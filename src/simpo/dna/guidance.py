@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from simpo.dna.objective import Objective
-from simpo.generative.masked import NEVER, MaskedDiffusion
+from simpo.generative.masked import NEVER, MaskedDiffusion, no_labels
 from simpo.randomness import uniform
 from simpo.types import SimpoError
 
@@ -45,9 +45,8 @@ def soft_prediction(model: MaskedDiffusion, net: Any, x: Array, t: Array) -> Arr
 
     What is masked is guessed; the rest is copied, so that gradients reach it.
     """
-    label = jnp.zeros((len(x), 0), jnp.int32)
-    guess = jax.nn.softmax(net(x, jnp.full(len(x), t), label), axis=-1)
-    return x[..., :-1] + x[..., -1:] * guess
+    logp = model.guess(net, x, no_labels(len(x)), t)
+    return x[..., :-1] + x[..., -1:] * jnp.exp(logp)
 
 
 def chain(logp: Array, letters: Array, chance: Array) -> Array:
@@ -70,19 +69,11 @@ def draw(key: Array, logq: Array) -> Array:
     return (u > below[..., :-1]).sum(-1)
 
 
-def finish(model: MaskedDiffusion, net: Any, letters: Array) -> Array:
-    """The likeliest letter for what is masked still."""
-    label = jnp.zeros((len(letters), 0), jnp.int32)
-    guess = model.predictor(net, label)(letters, model.times[-1]).argmax(-1)
-    return jnp.where(letters == net.alphabet, guess, letters)
-
-
 def value(
     model: MaskedDiffusion, net: Any, objective: Objective, letters: Array, t: Array
 ) -> tuple[Array, Array]:
     """Log p(x_0 | x_t) [B, L, V] and the score of its likeliest sequence [B]."""
-    label = jnp.zeros((len(letters), 0), jnp.int32)
-    logp = model.predictor(net, label)(letters, t)
+    logp = model.predictor(net, no_labels(len(letters)))(letters, t)
     best = jax.nn.one_hot(logp.argmax(-1), net.alphabet)
     return logp, objective.soft(best)
 
@@ -119,8 +110,7 @@ class CG(Guide):
         self, model: MaskedDiffusion, objective: Objective, n: int, net: Any, key: Array
     ) -> Array:
         """Sequences [N, L]."""
-        label = jnp.zeros((n, 0), jnp.int32)
-        predict = model.predictor(net, label)
+        predict = model.predictor(net, no_labels(n))
 
         def step(letters: Array, row: tuple) -> tuple[Array, None]:
             t, s, key = row
@@ -129,7 +119,7 @@ class CG(Guide):
             return draw(key, jax.nn.log_softmax(logq + self.gamma * g)), None
 
         letters, _ = jax.lax.scan(step, start(model, net, n), rows(model, key))
-        return finish(model, net, letters)
+        return model.finish(predict, letters, net.alphabet)
 
 
 @dataclass(frozen=True)
@@ -198,7 +188,7 @@ def particles(
     letters = start(model, net, n)
     first = value(model, net, objective, letters, model.times[0])
     carry, _ = jax.lax.scan(step, (letters, *first), rows(model, key))
-    return finish(model, net, carry[0])
+    return model.finish(model.predictor(net, no_labels(n)), carry[0], net.alphabet)
 
 
 def resample(key: Array, logw: Array) -> Array:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -86,11 +84,7 @@ class Objective:
             )
         if self.template is None:
             return self.oracle.soft(probs)
-        backbone = jax.nn.one_hot(self.template.backbone, probs.shape[-1])
-        start, stop = self.template.start, self.template.stop
-        flanks = (backbone[:start], backbone[stop:])
-        before, after = (jnp.tile(f, (len(probs), 1, 1)) for f in flanks)
-        return self.oracle.soft(jnp.concatenate([before, probs, after], axis=1))
+        return self.oracle.soft(self.template.place_soft(probs))
 
 
 def shared_bases(letters: np.ndarray) -> np.ndarray:

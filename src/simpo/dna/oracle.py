@@ -17,6 +17,7 @@ from oracles of different kinds: two of one kind share their mistakes.
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import jax
@@ -24,10 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from simpo.dna.batches import in_blocks
 from simpo.types import SimpoError
 
 __all__ = [
     "Bound",
+    "Differentiable",
     "Ensemble",
     "Link",
     "Logistic",
@@ -126,6 +129,19 @@ class Oracle(abc.ABC):
         if not len(tokens):
             return np.zeros(0, np.float32)
         return require_values(self.predict(tokens), len(tokens), self.name)
+
+
+class Differentiable(Oracle):
+    """An oracle in JAX: its values of letters are those of `soft`."""
+
+    @cached_property
+    def compiled(self) -> jax.stages.Wrapped:
+        """Values of tokens [N, L]."""
+        return jax.jit(lambda tokens: self.soft(jax.nn.one_hot(tokens, 4)))
+
+    def predict(self, tokens: np.ndarray) -> np.ndarray:
+        """Values [N] of sequences [N, L]."""
+        return in_blocks(self.compiled, tokens)
 
 
 def require_tokens(tokens: np.ndarray, name: str) -> np.ndarray:

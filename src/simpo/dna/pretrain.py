@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from simpo.generative.masked import ExactMasks, MaskedDiffusion
+from simpo.generative.masked import ExactMasks, MaskedDiffusion, no_labels
 from simpo.randomness import uniform
 from simpo.types import PyTree, SimpoError
 
@@ -146,8 +146,9 @@ def pretrain(
             f"{settings.model.length}"
         )
     data = jnp.asarray(letters, jnp.int32)
-    classes = np.zeros((len(letters), 0)) if labels is None else labels[:, None]
-    classes = jnp.asarray(classes, jnp.int32)
+    classes = no_labels(len(letters))
+    if labels is not None:
+        classes = jnp.asarray(labels[:, None], jnp.int32)
     opt = settings.optimiser.init(net)
     state = PretrainState(net, net, opt, key, jnp.zeros((), jnp.int32))
     done = 0
@@ -178,10 +179,9 @@ def nll(
 @functools.partial(jax.jit, static_argnums=0)
 def score(model: MaskedDiffusion, net: Any, keys: Array, letters: Array) -> Array:
     """The bound of each sequence, one after the other: [N, L] -> [N]."""
-    none = jnp.zeros((1, 0), jnp.int32)
 
     def one(row: tuple[Array, Array]) -> Array:
         key, x = row
-        return model.matching_error(net, key, x[None, None], none).mean()
+        return model.matching_error(net, key, x[None, None], no_labels(1)).mean()
 
     return jax.lax.map(one, (keys, letters))

@@ -11,9 +11,7 @@ link, w and b minimise the logistic loss instead, by Newton's method.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -23,9 +21,9 @@ from simpo.dna.batches import in_blocks
 from simpo.dna.features import Featuriser
 from simpo.dna.motifs import Motif
 from simpo.dna.oracle import (
+    Differentiable,
     Link,
     Logistic,
-    Oracle,
     Training,
     make_link,
     require_labels,
@@ -39,7 +37,7 @@ PENALTIES = tuple(10.0 ** (k / 2) for k in range(-2, 11))
 
 
 @dataclass(frozen=True, eq=False)
-class PWMRidge(Oracle):
+class PWMRidge(Differentiable):
     """Ridge or logistic regression on motif features.
 
     Attributes:
@@ -63,15 +61,6 @@ class PWMRidge(Oracle):
     squash: float
     link: Link
     training: Training
-
-    @cached_property
-    def compiled(self) -> jax.stages.Wrapped:
-        """Values of tokens [N, L]."""
-        return jax.jit(lambda tokens: self.soft(jax.nn.one_hot(tokens, 4)))
-
-    def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """Values [N] of sequences [N, L]."""
-        return in_blocks(self.compiled, tokens)
 
     def soft(self, probs: Array) -> Array:
         """Values [N] of relaxed sequences [N, L, 4]."""

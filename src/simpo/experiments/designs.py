@@ -6,23 +6,28 @@ sequences of high activity. A score that rises on the first judge alone is a sig
 the oracle was exploited, not followed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
+from simpo.dna.constraints import Template
 from simpo.dna.metrics import (
     gc,
     kmer_correlation,
+    motif_correlation,
     pairwise_hamming,
     quantiles,
     unique_share,
 )
+from simpo.dna.motifs import Motif
 from simpo.dna.objective import Calls
 from simpo.dna.oracle import Oracle
 from simpo.dna.pretrain import nll
+from simpo.dna.scan import hits
 from simpo.generative.masked import MaskedDiffusion
 
 __all__ = ["Judges", "header", "lines"]
@@ -34,22 +39,49 @@ class Judges:
 
     Attributes:
         oracles: By what a report calls them; the first is the reward.
-        natural: Natural sequences of high activity [N, L], to be compared with.
+        natural: Natural sequences of high activity [N, l], to be compared with.
         diffusion: The generative model.
         pretrained: Its network before fine-tuning.
+        template: Where inserts are placed for the oracles; None for whole sequences.
+        motifs: What is looked for in a set and in the natural sequences; maybe nothing.
+        accessibility: Chance of open chromatin, if there is such a classifier.
     """
 
     oracles: Mapping[str, Oracle]
     natural: np.ndarray
     diffusion: MaskedDiffusion
     pretrained: Any
+    template: Template | None = None
+    motifs: Sequence[Motif] = ()
+    accessibility: Oracle | None = None
+
+    def whole(self, letters: np.ndarray) -> np.ndarray:
+        """Whole sequences [N, L] of a set [N, l]."""
+        return self.template.place(letters) if self.template else letters
 
     def scores(self, letters: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores of a set [N, L] by judge."""
-        return {name: oracle(letters) for name, oracle in self.oracles.items()}
+        """Scores of a set [N, l] by judge."""
+        whole = self.whole(letters)
+        return {name: oracle(whole) for name, oracle in self.oracles.items()}
+
+    @cached_property
+    def natural_hits(self) -> np.ndarray:
+        """Motif hits in the natural sequences [N, M]."""
+        return hits(self.motifs, self.natural)
+
+    def likeness(self, letters: np.ndarray) -> dict[str, float]:
+        """What needs motifs, or a classifier, where those are there."""
+        found = {}
+        if self.motifs:
+            here = hits(self.motifs, letters)
+            found["motif_correlation"] = motif_correlation(here, self.natural_hits)
+        if self.accessibility:
+            chance = self.accessibility(self.whole(letters))
+            found["accessible"] = float((chance > 0.5).mean())
+        return found
 
     def row(self, name: str, letters: np.ndarray, calls: Calls) -> dict[str, Any]:
-        """Everything about a set [N, L], as a row of a table."""
+        """Everything about a set [N, l], as a row of a table."""
         found: dict[str, Any] = {"set": name, "sequences": len(letters)}
         for judge, values in self.scores(letters).items():
             low, middle, high = quantiles(values)
@@ -57,9 +89,10 @@ class Judges:
         reward = next(iter(self.oracles.values()))
         likely = nll(self.diffusion, self.pretrained, letters[:128], jax.random.key(0))
         return found | {
-            "distance": float(np.median(reward.distance(letters))),
+            "distance": float(np.median(reward.distance(self.whole(letters)))),
             "nll": float(np.median(likely)),
             "kmer_correlation": kmer_correlation(letters, self.natural),
+            **self.likeness(letters),
             "hamming": pairwise_hamming(letters),
             "unique": unique_share(letters),
             "gc": float(gc(letters).mean()),
@@ -68,28 +101,38 @@ class Judges:
         }
 
 
-def header(judges: Judges) -> list[str]:
+COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "distance": ("distance", "{:.2f}".format),
+    "nll": ("nats/base", "{:.2f}".format),
+    "kmer_correlation": ("3-mers", "{:.2f}".format),
+    "motif_correlation": ("motifs", "{:.2f}".format),
+    "accessible": ("open", "{:.0%}".format),
+    "hamming": ("Hamming", "{:.2f}".format),
+    "unique": ("unique", "{:.0%}".format),
+    "gc": ("GC", "{:.0%}".format),
+    "oracle_calls": ("oracle calls", "{:,.0f}".format),
+    "network_calls": ("network calls", "{:,.0f}".format),
+}
+"""What a row has besides scores: what the table calls it, and how it is written."""
+
+
+def header(judges: Judges, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Columns of the table that people read."""
     asked = [f"{name} [10-90 %]" for name in judges.oracles]
-    rest = ["distance", "nats/base", "3-mers", "Hamming", "unique", "GC"]
-    return ["set", *asked, *rest, "oracle calls", "network calls"]
+    rest = [title for name, (title, _) in COLUMNS.items() if name in rows[0]]
+    return ["set", *asked, *rest]
 
 
-def lines(judges: Judges, rows: list[dict[str, Any]]) -> list[list[str]]:
+def lines(judges: Judges, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Rows as text."""
-    found = []
-    for row in rows:
-        asked = [
-            f"{row[n]:.2f} [{row[f'{n}_10']:.2f}, {row[f'{n}_90']:.2f}]"
-            for n in judges.oracles
+    return [
+        [
+            str(row["set"]),
+            *(
+                f"{row[n]:.2f} [{row[f'{n}_10']:.2f}, {row[f'{n}_90']:.2f}]"
+                for n in judges.oracles
+            ),
+            *(form(row[name]) for name, (_, form) in COLUMNS.items() if name in row),
         ]
-        shares = ("distance", "nll", "kmer_correlation", "hamming", "unique", "gc")
-        found.append(
-            [
-                row["set"],
-                *asked,
-                *(f"{row[name]:.2f}" for name in shares),
-                *(f"{row[f'{kind}_calls']:,}" for kind in ("oracle", "network")),
-            ]
-        )
-    return found
+        for row in rows
+    ]

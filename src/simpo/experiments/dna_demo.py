@@ -21,7 +21,7 @@ from simpo.dilated import Size
 from simpo.dna.calibration import calibrate
 from simpo.dna.data import Sequences, write_sequences
 from simpo.dna.external import FromGrammar
-from simpo.dna.finetune import NO_LABEL, SignedTuning, finetune
+from simpo.dna.finetune import SignedTuning, finetune
 from simpo.dna.grammar import liver
 from simpo.dna.objective import Calls, Objective
 from simpo.dna.oracle import Oracle
@@ -33,7 +33,7 @@ from simpo.experiments.designs import Judges, header, lines
 from simpo.experiments.report import Report, Study
 from simpo.experiments.runstudy import require_positive
 from simpo.experiments.summary import table
-from simpo.generative.masked import MaskedDiffusion
+from simpo.generative.masked import MaskedDiffusion, no_labels
 from simpo.plotting.designs import (
     count_bases,
     draw_distributions,
@@ -166,7 +166,7 @@ class DnaDemo(Study):
     def draw(self, net: Any) -> np.ndarray:
         """Sequences of a network [N, L]."""
         key = jax.random.key(self.seed + 1)
-        letters = DIFFUSION.sample(net, key, NO_LABEL, self.samples)[0]
+        letters = DIFFUSION.sample(net, key, no_labels(1), self.samples)[0]
         return np.asarray(letters, np.int8)
 
     def tell(
@@ -175,7 +175,7 @@ class DnaDemo(Study):
         """The table, the pictures, the page, the sequences."""
         rows = [judges.row(name, *given) for name, given in sets.items()]
         report.add("designs", rows)
-        shown = header(judges), lines(judges, rows)
+        shown = header(judges, rows), lines(judges, rows)
         report.say(table(*shown))
         folder, letters = report.folder, {n: x for n, (x, _) in sets.items()}
         scores = {n: judges.scores(x) for n, x in letters.items()}

@@ -33,6 +33,7 @@ __all__ = [
     "Masking",
     "Masks",
     "SequenceNetwork",
+    "no_labels",
 ]
 
 EPSILON = 1e-3
@@ -56,6 +57,11 @@ class SequenceNetwork(Protocol):
         ...
 
 
+def no_labels(n: int) -> Array:
+    """The condition of n sequences of a network without labels [N, 0]."""
+    return jnp.zeros((n, 0), jnp.int32)
+
+
 class Masks(NamedTuple):
     """What is masked, and how much it counts.
 
@@ -75,13 +81,13 @@ class Masked(NamedTuple):
 
     Attributes:
         letters: What they were [R B N, L].
-        seen: What is seen of them [R B N, L].
+        onehot: What is seen of them, the mask last [R B N, L, V + 1].
         labels: [R B N, C].
         masks: What is masked.
     """
 
     letters: Array
-    seen: Array
+    onehot: Array
     labels: Array
     masks: Masks
 
@@ -179,7 +185,7 @@ class MaskedDiffusion(GenerativeModel):
     ) -> Array:
         """The bound per base, estimated with R masks: [B, N, L] -> [B, N, R], nats."""
         part = self.mask(net.alphabet, key, x, cond)
-        logp = self.guess(net, part.seen, part.labels, part.masks.time)
+        logp = self.guess(net, part.onehot, part.labels, part.masks.time)
         own = jax.nn.one_hot(part.letters, net.alphabet)  # a gather is slow backwards
         missed = -(own * logp).sum(-1)
         return self.per_base(part, missed, x.shape)
@@ -200,7 +206,7 @@ class MaskedDiffusion(GenerativeModel):
         """
         part = self.mask(net.alphabet, key, x, cond)
         logp, other = (
-            self.guess(n, part.seen, part.labels, part.masks.time)
+            self.guess(n, part.onehot, part.labels, part.masks.time)
             for n in (net, reference)
         )
         kl = (jnp.exp(logp) * (logp - jax.lax.stop_gradient(other))).sum(-1)
@@ -213,19 +219,28 @@ class MaskedDiffusion(GenerativeModel):
         letters = jnp.tile(x.reshape(b * n, length), (self.masks, 1))
         labels = jnp.tile(jnp.repeat(cond, n, axis=0), (self.masks, 1))
         seen = jnp.where(masks.masked, alphabet, letters)
-        return Masked(letters, seen, labels, masks)
+        onehot = jax.nn.one_hot(seen, alphabet + 1)
+        return Masked(letters, onehot, labels, masks)
 
     def per_base(self, part: Masked, values: Array, shape: tuple) -> Array:
         """Weighted sums over masked positions: [R B N, L] -> [B, N, R]."""
         total = part.masks.weight * jnp.where(part.masks.masked, values, 0.0).sum(-1)
         return total.reshape(self.masks, *shape[:2]).transpose(1, 2, 0)
 
-    def guess(
-        self, net: SequenceNetwork, letters: Array, label: Array, t: Array
-    ) -> Array:
-        """Log-probabilities at every position as if it were masked: [B, L, V]."""
-        x = jax.nn.one_hot(letters, net.alphabet + 1)
-        return jax.nn.log_softmax(net(x, t, label), axis=-1)
+    def guess(self, net: SequenceNetwork, x: Array, label: Array, t: Array) -> Array:
+        """Log-probabilities at every position as if it were masked.
+
+        Args:
+            net: The network.
+            x: Sequences, maybe relaxed, the mask last [B, L, V + 1].
+            label: [B, C].
+            t: Times [B], or one of all [].
+
+        Returns:
+            [B, L, V].
+        """
+        times = jnp.broadcast_to(t, len(x))
+        return jax.nn.log_softmax(net(x, times, label), axis=-1)
 
     def predictor(
         self, net: SequenceNetwork, label: Array
@@ -233,7 +248,8 @@ class MaskedDiffusion(GenerativeModel):
         """(letters [B, L], time []) -> log p(x_0 | x_t) [B, L, V], SUBS."""
 
         def predict(letters: Array, t: Array) -> Array:
-            logp = self.guess(net, letters, label, jnp.full(len(letters), t))
+            x = jax.nn.one_hot(letters, net.alphabet + 1)
+            logp = self.guess(net, x, label, t)
             own = letters[..., None] == jnp.arange(net.alphabet)
             known = (letters < net.alphabet)[..., None]
             return jnp.where(known, jnp.where(own, 0.0, NEVER), logp)
@@ -259,24 +275,34 @@ class MaskedDiffusion(GenerativeModel):
             Letters without masks [B, L].
         """
         first = predict(letters, self.times[0])
-        alphabet = first.shape[-1]
 
         def step(carry: tuple, row: tuple) -> tuple:
             letters, logp, stale = carry
             t, s, key = row
             logp = jax.lax.cond(stale, lambda: predict(letters, t), lambda: logp)
-            u = uniform(key, letters.shape)
-            chance = (t - s) / t
-            below = jnp.cumsum(jnp.exp(logp), axis=-1)[..., :-1]
-            chosen = (u[..., None] > chance * below).sum(-1)
-            shown = (letters == alphabet) & (u < chance)
-            letters = jnp.where(shown, chosen, letters)
+            letters, shown = self.turn(key, letters, logp, (t - s) / t)
             return (letters, logp, shown.any() | self.timed), None
 
         keys = jax.random.split(key, self.denoising_steps)
         rows = (self.times[:-1], self.times[1:], keys)
         start = (letters, first, jnp.asarray(False))
         (letters, _, _), _ = jax.lax.scan(step, start, rows)
+        return self.finish(predict, letters, first.shape[-1])
+
+    def turn(
+        self, key: Array, letters: Array, logp: Array, chance: Array
+    ) -> tuple[Array, Array]:
+        """Reveal every masked position with a chance []; and which were [B, L]."""
+        u = uniform(key, letters.shape)
+        below = jnp.cumsum(jnp.exp(logp), axis=-1)[..., :-1]
+        chosen = (u[..., None] > chance * below).sum(-1)
+        shown = (letters == logp.shape[-1]) & (u < chance)
+        return jnp.where(shown, chosen, letters), shown
+
+    def finish(
+        self, predict: Callable[[Array, Array], Array], letters: Array, alphabet: int
+    ) -> Array:
+        """The likeliest letters for what is masked at the end, if anything is."""
         masked = letters == alphabet
         likeliest = jax.lax.cond(
             masked.any(),
