@@ -14,11 +14,13 @@ from simpo.temperature import (
     DualAscent,
     EntropyTarget,
     Fixed,
+    Shared,
     Solved,
 )
 from simpo.types import SimpoError
 from simpo.weighting import (
     Advantage,
+    Centred,
     Custom,
     Exponential,
     InverseGap,
@@ -52,7 +54,7 @@ def mean_kl(weights):
 
 def test_unions():
     assert (EntropyTarget, DivergenceTarget) == TARGETS
-    assert (Fixed, DualAscent, Solved) == TEMPERATURES
+    assert (Fixed, DualAscent, Solved, Shared) == TEMPERATURES
 
 
 # --- targets ----------------------------------------------------------------------
@@ -115,6 +117,23 @@ def test_advantage_needs_a_fixed_temperature():
     weights, temperature = weigh(Fixed(0.5), Advantage(), Q)
     np.testing.assert_allclose(weights.values, Advantage()(Q, 0.5).values, rtol=1e-6)
     assert temperature == 0.5
+
+
+def test_a_shared_temperature_is_the_other_weightings():
+    rule = Solved(EntropyTarget(1.0))
+    others, expected = weigh(rule, Exponential(), Q)
+    assert mean_kl(others) == pytest.approx(1.0, abs=1e-4)
+    shared = Shared(Exponential(), rule)
+    weights, temperature = weigh(shared, Centred(Exponential()), Q)
+    assert temperature == expected
+    np.testing.assert_allclose(weights.values, others.values - 1, atol=1e-5)
+    with pytest.raises(SimpoError, match="out of reach of 2 candidates"):
+        shared.check(Centred(), 2)
+    dual = Shared(Linear(), DualAscent(initial=0.7))
+    _, temperature, state = dual.weigh(dual.init(), Square(), Q)
+    _, expected, own = dual.rule.weigh(dual.init(), Linear(), Q)
+    assert temperature == expected
+    assert state.log_temperature == own.log_temperature
 
 
 # --- Fixed and DualAscent ---------------------------------------------------------

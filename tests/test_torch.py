@@ -12,6 +12,7 @@ from simpo.types import SimpoError
 from simpo.weighting import (
     WEIGHTINGS,
     Advantage,
+    Centred,
     Custom,
     Exponential,
     InverseGap,
@@ -36,6 +37,7 @@ VARIANTS = [
     InverseGap(),
     Advantage(),
     SignedSoftmax(),
+    Centred(),
     Custom(lambda y: y + y * y * y, -0.5),
 ]
 every = pytest.mark.parametrize("weighting", VARIANTS, ids=str)

@@ -12,6 +12,7 @@ from simpo.types import SimpoError
 from simpo.weighting import (
     WEIGHTINGS,
     Advantage,
+    Centred,
     Custom,
     Exponential,
     InverseGap,
@@ -49,7 +50,14 @@ NORMALISED = [
     Custom(cubic, -0.5),
     Custom(plain_exp),
 ]
-ALL = [*NORMALISED, Advantage(), SignedSoftmax(), SignedSoftmax(2.0)]
+ALL = [
+    *NORMALISED,
+    Advantage(),
+    SignedSoftmax(),
+    SignedSoftmax(2.0),
+    Centred(),
+    Centred(Linear(-0.2)),
+]
 COMPILED = [  # one per way of solving, for the tests that compile
     Exponential(),
     Linear(-0.2),
@@ -60,6 +68,7 @@ COMPILED = [  # one per way of solving, for the tests that compile
     Custom(cubic, -0.5),
     Advantage(),
     SignedSoftmax(2.0),
+    Centred(),
 ]
 normalised = pytest.mark.parametrize("weighting", NORMALISED, ids=str)
 every = pytest.mark.parametrize("weighting", ALL, ids=str)
@@ -161,8 +170,17 @@ def test_advantage_and_signed_softmax():
     np.testing.assert_allclose(weights.values, 3 * (up - down))
     np.testing.assert_allclose(weights.multiplier, [3.0])
     assert not (Advantage().normalised or SignedSoftmax().normalised)
-    for weighting in (Advantage(), SignedSoftmax()):
+    for weighting in (Advantage(), SignedSoftmax(), Centred()):
         assert not weighting(np.full(5, 2.0), 1.0).values.any()
+
+
+def test_centred_weights_are_the_inner_ones_without_their_mean():
+    q = np.array([1.0, 2.0, 6.0])
+    for inner in (Exponential(), Linear(-0.2), Advantage()):
+        weights, others = Centred(inner)(q, 2.0), inner(q, 2.0)
+        expected = others.values - others.values.mean()
+        np.testing.assert_allclose(weights.values, expected, atol=1e-15)
+        assert weights.multiplier == others.multiplier
 
 
 @pytest.mark.parametrize(

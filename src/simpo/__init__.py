@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from simpo.runs import train as train
     from simpo.temperature import DualAscent as DualAscent
     from simpo.temperature import Fixed as Fixed
+    from simpo.temperature import Shared as Shared
     from simpo.temperature import Solved as Solved
     from simpo.types import SimpoError as SimpoError
     from simpo.weighting import Advantage as Advantage
+    from simpo.weighting import Centred as Centred
     from simpo.weighting import Custom as Custom
     from simpo.weighting import Exponential as Exponential
     from simpo.weighting import InverseGap as InverseGap
@@ -60,6 +62,7 @@ NAMES = {
     ],
     "simpo.weighting": [
         "Advantage",
+        "Centred",
         "Custom",
         "Exponential",
         "InverseGap",
@@ -68,7 +71,7 @@ NAMES = {
         "SignedSoftmax",
         "Square",
     ],
-    "simpo.temperature": ["DualAscent", "Fixed", "Solved"],
+    "simpo.temperature": ["DualAscent", "Fixed", "Shared", "Solved"],
     "simpo.generative": ["Diffusion", "Flow"],
     "simpo.envs": ["make"],
     "simpo.runs": ["train"],
@@ -92,6 +95,7 @@ __all__ = [
     "TD3",
     "Advantage",
     "Callback",
+    "Centred",
     "Custom",
     "Diffusion",
     "DualAscent",
@@ -102,6 +106,7 @@ __all__ = [
     "Linear",
     "Power",
     "ReleasedDPMD",
+    "Shared",
     "SiMPO",
     "SignedSoftmax",
     "SimpoError",

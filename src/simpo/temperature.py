@@ -8,7 +8,8 @@ the constrained problem, for KL and exponential weights (eq. 30), is
 
 so lambda rises while the weights use more than delta. The paper uses the same rule for
 every weighting. `Fixed` keeps lambda, `DualAscent` takes one Adam step on rho = log
-lambda per update, `Solved` finds the lambda of each batch at once.
+lambda per update, `Solved` finds the lambda of each batch at once, `Shared` takes the
+lambda of another weighting.
 """
 
 import math
@@ -26,7 +27,7 @@ from jax import lax
 from simpo.divergence import kl_to_uniform
 from simpo.multiplier import bisect
 from simpo.types import PyTree, SimpoError
-from simpo.weighting import Advantage, Weighting, Weights
+from simpo.weighting import Advantage, Exponential, Weighting, Weights
 
 __all__ = [
     "TARGETS",
@@ -36,6 +37,7 @@ __all__ = [
     "DualState",
     "EntropyTarget",
     "Fixed",
+    "Shared",
     "Solved",
     "Target",
     "Temperature",
@@ -288,5 +290,33 @@ class Solved(Temperature):
         return weighting(q, temperature), temperature, state
 
 
+@dataclass(frozen=True)
+class Shared(Temperature):
+    """The temperature that another weighting would be used at: as greedy as that one.
+
+    Attributes:
+        weighting: The other weighting, whose divergence is meant.
+        rule: How its temperature is chosen.
+    """
+
+    weighting: Weighting = Exponential()  # noqa: RUF009
+    rule: Temperature = Solved()
+
+    def check(self, weighting: Weighting, candidates: int) -> None:
+        """Require a target within reach of the other weighting."""
+        self.rule.check(self.weighting, candidates)
+
+    def init(self) -> PyTree:
+        """The rule's state."""
+        return self.rule.init()
+
+    def weigh(
+        self, state: PyTree, weighting: Weighting, q: jax.Array
+    ) -> tuple[Weights, jax.Array, PyTree]:
+        """Weigh at the other's temperature."""
+        _, temperature, state = self.rule.weigh(state, self.weighting, q)
+        return weighting(lax.stop_gradient(q), temperature), temperature, state
+
+
 TARGETS: tuple[type[Target], ...] = (EntropyTarget, DivergenceTarget)
-TEMPERATURES: tuple[type[Temperature], ...] = (Fixed, DualAscent, Solved)
+TEMPERATURES: tuple[type[Temperature], ...] = (Fixed, DualAscent, Solved, Shared)

@@ -39,6 +39,7 @@ from simpo.types import SimpoError
 __all__ = [
     "WEIGHTINGS",
     "Advantage",
+    "Centred",
     "Custom",
     "Exponential",
     "InverseGap",
@@ -331,6 +332,32 @@ class SignedSoftmax(Weighting):
         return x.shape[-1] * (best - worst), -xp.mean(x, axis=-1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class Centred(Weighting):
+    """w - mean w of another weighting: the same preferences, and a baseline.
+
+    The control that tells a negative floor from variance reduction: candidates below
+    the mean weight push away, however the inner weighting treats the worst. The weights
+    of a state sum to zero. A target is met by the inner weights with `Shared`.
+
+    Attributes:
+        inner: The other weighting.
+    """
+
+    inner: Weighting = Exponential()
+    normalised: ClassVar[bool] = False
+
+    @property
+    def divergence(self) -> None:
+        """None."""
+        return None
+
+    def _solve(self, x: Array) -> tuple[Array, Array]:
+        values, offset = self.inner._solve(x)
+        mean = array_namespace(x).mean(values, axis=-1, keepdims=True)
+        return values - mean, offset
+
+
 @dataclass(frozen=True, repr=False)
 class Custom(Weighting):
     """w = max(N g(y), c), y = (q - nu) / lambda, for any increasing g.
@@ -374,6 +401,7 @@ WEIGHTINGS: tuple[type[Weighting], ...] = (
     InverseGap,
     Advantage,
     SignedSoftmax,
+    Centred,
     Custom,
 )
 

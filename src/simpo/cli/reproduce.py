@@ -23,6 +23,8 @@ STUDIES = {
     "ablation-floor": ("simpo.experiments.ablation", "FLOOR"),
     "ablation-bound": ("simpo.experiments.ablation", "BOUND"),
     "ablation-steps": ("simpo.experiments.ablation", "STEPS"),
+    "dna": ("simpo.experiments.dna_table", "DnaTable"),
+    "dna-ablation": ("simpo.experiments.dna_table", "DnaAblation"),
     "geometry": ("simpo.experiments.geometry", "GeometryStudy"),
 }
 CHOICES = ", ".join(STUDIES)

@@ -25,6 +25,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from simpo.dna.guidance import write
 from simpo.dna.objective import Objective
 from simpo.generative.masked import MaskedDiffusion, no_labels
 from simpo.matching import ClippedError, RepulsionBound, policy_improvement
@@ -112,11 +113,10 @@ class SignedTuning:
         step = jnp.zeros((), jnp.int32)
         return TuneState(net, opt, self.temperature.init(), key, step)
 
-    @functools.partial(jax.jit, static_argnums=0)
     def propose(self, state: TuneState) -> Array:
         """A group of the network's sequences [K, L]."""
         key = jax.random.fold_in(state.key, 2 * state.step)
-        return self.model.sample(state.net, key, no_labels(1), self.group)[0]
+        return write(self.model, self.group, state.net, key)
 
     @functools.partial(jax.jit, static_argnums=0)
     def improve(

@@ -1,5 +1,6 @@
 """Sampling towards high scores with a network as it is: guidance, and particles.
 
+Plain     samples of the network; BestOf keeps those of the highest score
 Value     v(x_t) = r(argmax p(x_0 | x_t)), and r(p(x_0 | x_t)) for its gradient
 CG        q~(k) ~ q(k) exp(gamma (g_k - g_mask)),   g = d r(p(x_0 | x_t)) / d x_t
 SMC       particles move by q, and are drawn anew by exp((v(x_s) - v(x_t)) / alpha)
@@ -27,7 +28,19 @@ from simpo.generative.masked import NEVER, MaskedDiffusion, no_labels
 from simpo.randomness import uniform
 from simpo.types import SimpoError
 
-__all__ = ["CFG", "CG", "GUIDES", "SMC", "TDS", "Guide", "chain", "soft_prediction"]
+__all__ = [
+    "CFG",
+    "CG",
+    "GUIDES",
+    "SMC",
+    "TDS",
+    "BestOf",
+    "Guide",
+    "Plain",
+    "chain",
+    "soft_prediction",
+    "write",
+]
 
 
 class Guide(abc.ABC):
@@ -88,6 +101,24 @@ def tilt(
 
     g = jax.grad(total)(jax.nn.one_hot(letters, net.alphabet + 1))
     return g - g[..., -1:]
+
+
+@dataclass(frozen=True)
+class Plain(Guide):
+    """No guidance."""
+
+    def sample(
+        self, model: MaskedDiffusion, net: Any, objective: Objective, key: Array, n: int
+    ) -> np.ndarray:
+        """A network call per step."""
+        objective.calls.network += n * model.denoising_steps
+        return np.asarray(write(model, n, net, key))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def write(model: MaskedDiffusion, n: int, net: Any, key: Array) -> Array:
+    """N sequences of a network without labels [N, L]."""
+    return model.sample(net, key, no_labels(1), n)[0]
 
 
 @dataclass(frozen=True)
@@ -245,4 +276,21 @@ class CFG(Guide):
         return model.reveal(predict, key, start(model, net, n))
 
 
-GUIDES = (CG, SMC, TDS, CFG)
+@dataclass(frozen=True)
+class BestOf(Guide):
+    """The best of many samples: what a score's budget buys without any method."""
+
+    draws: int = 30
+    """Samples per sequence that is kept."""
+
+    def sample(
+        self, model: MaskedDiffusion, net: Any, objective: Objective, key: Array, n: int
+    ) -> np.ndarray:
+        """A network call per step and a score, of every draw."""
+        keys = jax.random.split(key, self.draws)
+        drawn = [Plain().sample(model, net, objective, k, n) for k in keys]
+        letters = np.concatenate(drawn)
+        return letters[np.argsort(-objective(letters), kind="stable")[:n]]
+
+
+GUIDES = (Plain, BestOf, CG, SMC, TDS, CFG)

@@ -65,15 +65,20 @@ class Judges:
         return {name: oracle(whole) for name, oracle in self.oracles.items()}
 
     @cached_property
+    def fitting(self) -> list[Motif]:
+        """The motifs that are no longer than sequences."""
+        return [m for m in self.motifs if m.width <= self.natural.shape[1]]
+
+    @cached_property
     def natural_hits(self) -> np.ndarray:
         """Motif hits in the natural sequences [N, M]."""
-        return hits(self.motifs, self.natural)
+        return hits(self.fitting, self.natural)
 
     def likeness(self, letters: np.ndarray) -> dict[str, float]:
         """What needs motifs, or a classifier, where those are there."""
         found = {}
-        if self.motifs:
-            here = hits(self.motifs, letters)
+        if self.fitting:
+            here = hits(self.fitting, letters)
             found["motif_correlation"] = motif_correlation(here, self.natural_hits)
         if self.accessibility:
             chance = self.accessibility(self.whole(letters))

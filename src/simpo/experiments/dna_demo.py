@@ -23,6 +23,7 @@ from simpo.dna.data import Sequences, write_sequences
 from simpo.dna.external import FromGrammar
 from simpo.dna.finetune import SignedTuning, finetune
 from simpo.dna.grammar import liver
+from simpo.dna.guidance import write
 from simpo.dna.objective import Calls, Objective
 from simpo.dna.oracle import Oracle
 from simpo.dna.pretrain import Pretraining, pretrain
@@ -33,7 +34,7 @@ from simpo.experiments.designs import Judges, header, lines
 from simpo.experiments.report import Report, Study
 from simpo.experiments.runstudy import require_positive
 from simpo.experiments.summary import table
-from simpo.generative.masked import MaskedDiffusion, no_labels
+from simpo.generative.masked import MaskedDiffusion
 from simpo.plotting.designs import (
     count_bases,
     draw_distributions,
@@ -165,8 +166,7 @@ class DnaDemo(Study):
 
     def draw(self, net: Any) -> np.ndarray:
         """Sequences of a network [N, L]."""
-        key = jax.random.key(self.seed + 1)
-        letters = DIFFUSION.sample(net, key, no_labels(1), self.samples)[0]
+        letters = write(DIFFUSION, self.samples, net, jax.random.key(self.seed + 1))
         return np.asarray(letters, np.int8)
 
     def tell(

@@ -29,6 +29,10 @@ class Interrupted(SimpoError):
     exit_code = 130
 
 
+HOLDS = {True: "holds", False: "does not hold", None: "not decided"}
+"""What is said of a claim."""
+
+
 class Verdict(NamedTuple):
     """What was found about one claim.
 
@@ -36,11 +40,13 @@ class Verdict(NamedTuple):
         claim: The claim, in one sentence.
         holds: None where the intervals do not decide.
         evidence: The numbers, with their intervals.
+        words: What is said if it holds, if it does not, if that is open.
     """
 
     claim: str
     holds: bool | None
     evidence: str
+    words: Mapping[bool | None, str] = HOLDS
 
     def __str__(self) -> str:
         return f"[{self.word}] {self.claim}\n    {self.evidence}"
@@ -48,7 +54,7 @@ class Verdict(NamedTuple):
     @property
     def word(self) -> str:
         """Whether it holds, in words."""
-        return {True: "holds", False: "does not hold", None: "not decided"}[self.holds]
+        return self.words[self.holds]
 
 
 class Report:
@@ -170,7 +176,10 @@ def reproduce(study: Study) -> Report:
     study.check()
     report = Report(study.folder)
     with report.bar, closing(report):
-        options = asdict(study) | {"out": str(study.out)}
+        options = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(study).items()
+        }
         write_json(report.folder / "config.json", {"study": study.name, **options})
         write_json(report.folder / "env.json", describe_machine())
         started = time.perf_counter()

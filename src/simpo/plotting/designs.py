@@ -22,7 +22,13 @@ from simpo.plotting.style import (
     looks_of,
 )
 
-__all__ = ["count_bases", "draw_distributions", "draw_logos", "draw_rounds"]
+__all__ = [
+    "count_bases",
+    "draw_distributions",
+    "draw_logos",
+    "draw_medians",
+    "draw_rounds",
+]
 
 COLORS = dict(zip("ACGT", (GREEN, BLUE, ORANGE, VERMILLION), strict=True))
 """Of bases, distinct to colour-blind readers."""
@@ -80,6 +86,33 @@ def draw_distributions(
 
     rows = max(len(sets) for sets in scores.values())
     return draw(out, (4.4 * min(3, len(scores)), 1.2 + 0.45 * rows), fill)
+
+
+def draw_medians(
+    medians: Mapping[str, Mapping[str, tuple[float, float, float]]], out: Path
+) -> list[Path]:
+    """A panel per judge: every method's median over seeds, and its interval.
+
+    Args:
+        medians: Mean, low and high, by judge and method; NaN without an interval.
+        out: File name without suffix.
+
+    Returns:
+        The files written.
+    """
+
+    def fill(figure: Figure) -> None:
+        panels = grid(figure, len(medians), 3)
+        for axes, (judge, methods) in zip(panels, medians.items(), strict=True):
+            for place, (mean, low, high) in enumerate(list(methods.values())[::-1]):
+                axes.plot([low, high], [place, place], color=BLUE, linewidth=2.5)
+                axes.plot(mean, place, "o", color=VERMILLION, markersize=5)
+            axes.set_yticks(range(len(methods)), list(methods)[::-1], fontsize=9)
+            axes.set_ylim(-0.6, len(methods) - 0.4)
+            axes.set_xlabel(f"Median by {judge} (line: 95 % over seeds)")
+
+    rows = max(len(methods) for methods in medians.values())
+    return draw(out, (4.8 * min(3, len(medians)), 1.2 + 0.26 * rows), fill)
 
 
 def draw_sets(axes: Axes, sets: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,168 @@
+"""Judged sets of sequences: what they are worth over seeds, as tables and pictures.
+
+A score is the median of a set. Seeds are the unit: means over them have intervals of
+Student's t, and differences are paired by seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from simpo.checkpoint import read_json
+from simpo.experiments import page
+from simpo.experiments.designs import COLUMNS, Judges
+from simpo.experiments.report import Report, Verdict
+from simpo.experiments.summary import table
+from simpo.plotting import designs as plots
+
+__all__ = ["Interval", "Line", "above", "tell"]
+
+WORDS = {True: "shown", False: "opposite", None: "not shown"}
+"""What is said of an order."""
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and its 95 % interval of Student's t; NaN of a single seed."""
+
+    mean: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Interval":
+        """Of values [S]."""
+        mean, n = float(np.mean(values)), len(values)
+        if n < 2:
+            return Interval(mean, float("nan"), float("nan"))
+        half = float(stats.t.ppf(0.975, n - 1) * stats.sem(values))
+        return Interval(mean, mean - half, mean + half)
+
+    def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """What is known of a method.
+
+    Attributes:
+        rate: Its learning rate, where it has one.
+        published: The paper's number, where there is one.
+        sets: Judged sets by seed.
+        curves: Median scores of the rounds [R], by seed; empty without rounds.
+    """
+
+    rate: float | None
+    published: float | None
+    sets: Mapping[int, Mapping[str, Any]]
+    curves: Sequence[np.ndarray]
+
+    def median(self, judge: str) -> Interval:
+        """Of the medians over seeds."""
+        return Interval.of([row[judge] for row in self.sets.values()])
+
+    def numbers(self, name: str, judges: Judges) -> dict[str, Any]:
+        """Means over seeds, with the ends of the judges' intervals."""
+        rows = list(self.sets.values())
+        found: dict[str, Any] = {"method": name, "rate": self.rate, "seeds": len(rows)}
+        for judge in judges.oracles:
+            found[judge], found[f"{judge}_low"], found[f"{judge}_high"] = self.median(
+                judge
+            )
+        means = {
+            k: float(np.mean([r[k] for r in rows])) for k in COLUMNS if k in rows[0]
+        }
+        return found | means | {"paper": self.published}
+
+    def text(self, name: str, judges: Judges) -> dict[str, str]:
+        """Intervals of the judges' medians, means of the rest."""
+        rows = list(self.sets.values())
+        found = {
+            "method": name,
+            "rate": "" if self.rate is None else f"{self.rate:g}",
+            "seeds": str(len(rows)),
+            **{judge: str(self.median(judge)) for judge in judges.oracles},
+        }
+        for key, (title, form) in COLUMNS.items():
+            if key in rows[0]:
+                found[title] = form(float(np.mean([row[key] for row in rows])))
+        number = self.published
+        return found | {"paper": "" if number is None else f"{number:.2f}"}
+
+
+def above(better: str, worse: str, lines: Mapping[str, Line]) -> Verdict:
+    """Whether one method is above another by the evaluation oracle, paired by seed."""
+    claim = f"{better} is above {worse}"
+    pair = [lines[name].sets if name in lines else {} for name in (better, worse)]
+    seeds = sorted(set(pair[0]) & set(pair[1]))
+    if len(seeds) < 2:
+        return Verdict(claim, None, "two seeds of both missing", WORDS)
+    one, other = ([sets[seed]["evaluation"] for seed in seeds] for sets in pair)
+    gap = Interval.of(np.subtract(one, other).tolist())
+    holds = True if gap.low > 0 else False if gap.high < 0 else None
+    return Verdict(claim, holds, f"{gap}, {len(seeds)} seeds", WORDS)
+
+
+def tell(
+    report: Report,
+    judges: Judges,
+    lines: Mapping[str, Line],
+    verdicts: Sequence[Verdict],
+) -> None:
+    """Tables, verdicts, pictures, and the page that holds everything."""
+    report.add("cells", [row for line in lines.values() for row in line.sets.values()])
+    rows = [line.text(name, judges) for name, line in lines.items()]
+    report.add("methods", [line.numbers(name, judges) for name, line in lines.items()])
+    if not rows:
+        report.say("nothing is there yet")
+        return
+    shown = list(rows[0]), [list(row.values()) for row in rows]
+    report.say(table(*shown))
+    for text in (*NOTES, *verdicts):
+        report.say(text)
+    parts = [page.verdict_list(verdicts), page.rows("Methods", *shown)]
+    parts += [f"<p>{note}</p>" for note in NOTES]
+    parts += [
+        page.picture(path, path.stem)
+        for path in pictures(judges, lines, report.folder)
+        if path.suffix == ".png"
+    ]
+    machine = read_json(report.folder / "env.json")
+    parts.append(page.details("Versions and devices", machine))
+    html = page.page(f"simpo reproduce {report.folder.parent.name}", parts)
+    (report.folder / "report.html").write_text(html, encoding="utf-8")
+
+
+def pictures(judges: Judges, lines: Mapping[str, Line], folder: Path) -> list[Path]:
+    """Medians by judge, and scores over rounds."""
+    medians = {
+        judge: {name: line.median(judge) for name, line in lines.items()}
+        for judge in judges.oracles
+    }
+    learnt = {name: line.curves for name, line in lines.items() if line.curves}
+    curves = {name: np.mean(found, axis=0) for name, found in learnt.items()}
+    paths = plots.draw_medians(medians, folder / "medians")
+    if curves:
+        label = "Median reward of a group, mean over seeds"
+        paths += plots.draw_rounds(curves, label, "Fine-tuning", folder / "rounds")
+    return paths
+
+
+NOTES = (
+    "Medians of sets, mean over seeds with a 95 % interval of Student's t. The reward "
+    "is what methods were scored by; the evaluation oracle is of another kind and was "
+    "trained on other elements. Verdicts are of the evaluation oracle, paired by seed; "
+    "there are many of them, and no correction is made for that.",
+    "nats/base: bound of the negative log-likelihood under the generator before "
+    "fine-tuning (1.386 is noise). 3-mers, motifs: correlation of 3-mer counts and of "
+    "motif hits with the most active hundredth of the elements. distance: share of "
+    "bases that differ from the nearest element that the reward was trained on.",
+    "The paper's numbers are another oracle's, of other data and a far larger network: "
+    "only their order can be compared.",
+)
