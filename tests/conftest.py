@@ -42,6 +42,16 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
         jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Programs are not optimised, where compiling takes longer than running."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """Work in an empty directory, with a key of its own."""

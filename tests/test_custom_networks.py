@@ -25,6 +25,8 @@ from simpo.networks import MLP, Critics, Denoiser, Dense, uniform_parts
 from simpo.types import SimpoError
 from tiny import SPEC, batches, experience, tiny, tiny_run
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 
 
@@ -38,14 +40,6 @@ class Joined(eqx.Module):
         return self.mlp(
             jnp.concatenate([jnp.atleast_1d(x) for x in inputs]) / self.scale
         )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """A third of the time; only programs of this file's own are compiled meanwhile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def perceptron(key, inputs, outputs, width=8):

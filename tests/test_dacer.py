@@ -19,6 +19,8 @@ from simpo.generative import VP, Clean, Diffusion
 from simpo.types import SimpoError, Transition
 from tiny import SPEC, batches, tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 GOAL = 0.6
 

@@ -10,6 +10,8 @@ import pytest
 from simpo.dilated import PAPER, Conv, Size, convolve, correlate, paper_dilations
 from simpo.types import SimpoError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 NONE = jnp.zeros((2, 0), int)
 

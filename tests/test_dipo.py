@@ -16,6 +16,8 @@ from simpo.networks import Critics
 from simpo.types import EnvSpec, SimpoError, Transition
 from tiny import SPEC, batches, tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 GOAL = 0.6
 NETWORKS = ("actor", "target_actor", "critics", "target_critics")

@@ -20,6 +20,8 @@ from simpo.types import SimpoError
 from simpo.weighting import Exponential, Linear, SignedSoftmax, Square
 from test_masked import TABLE, L, TableNetwork, V, logp, subsets
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RNG = np.random.default_rng(0)
 GROUP = jnp.asarray(RNG.integers(0, 4, (8, LENGTH)))
 SCORES = jnp.asarray(RNG.normal(size=8), jnp.float32)

@@ -10,6 +10,8 @@ from simpo.dna.grammar import Element, Grammar, Pairing, liver
 from simpo.dna.motifs import consensus, log_odds
 from simpo.types import SimpoError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 rng = np.random.default_rng(0)
 GRAMMAR = liver(60)
 activity = jax.jit(GRAMMAR.activity)

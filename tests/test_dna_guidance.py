@@ -18,6 +18,8 @@ from simpo.generative.masked import MaskedDiffusion, no_labels
 from simpo.types import SimpoError
 from test_masked import L, TableNetwork, V, logp, sampled_distribution
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 5
 SMALL = MaskedDiffusion(length=L, denoising_steps=STEPS)
 VALUE = np.random.default_rng(3).normal(size=(L, V))

@@ -19,6 +19,8 @@ from simpo.dna.motifs import (
 from simpo.dna.scan import Bank, hits, scan
 from simpo.types import SimpoError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 rng = np.random.default_rng(0)
 JASPAR = Path(__file__).parents[2] / "shared/data/JASPAR2022_CORE_vertebrates.meme"
 

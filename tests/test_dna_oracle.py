@@ -23,6 +23,8 @@ from simpo.dna.ridge import logistic, ridge, train_ridge
 from simpo.dna.storage import load_oracle, save_oracle
 from simpo.types import SimpoError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 rng = np.random.default_rng(0)
 GRAMMAR = liver(30)
 MOTIFS = [

@@ -19,6 +19,8 @@ from simpo.dna.store import SequenceModel, load_model
 from simpo.experiments.dna_demo import METHODS
 from simpo.types import SimpoError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 SIZE = Size(width=16, dilations=(1, 2))
 

@@ -21,6 +21,8 @@ from simpo.experiments.dna_study import Cell
 from simpo.experiments.dna_world import SETUPS, World, read_elements
 from simpo.types import SimpoError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 EXP = "RL-D2 = SiMPO-Exp"
 SETUP = dataclasses.replace(
     SETUPS["smoke"], group=32, rounds=2, samples=40, soft_steps=2, inner_updates=1
@@ -156,14 +158,6 @@ def one_process(monkeypatch):
     """Without what a command sets in a process of its own."""
     monkeypatch.setattr("simpo.cli.reproduce.keep_compiled", lambda: None)
     monkeypatch.setattr("simpo.cli.reproduce.one_device_per_core", lambda: None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Compiling takes most of the time here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def command(files, out, *words):

@@ -13,6 +13,8 @@ from simpo.randomness import normal
 from simpo.types import SimpoError, Transition
 from tiny import SPEC, batches, tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SMALL = {"target_samples": 4, "acting_samples": 4, "alpha_interval": 3}
 
 

@@ -24,6 +24,8 @@ from simpo.temperature import Fixed
 from simpo.types import SimpoError, Transition
 from tiny import SPEC, batches, tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 MODEL = Diffusion(denoising_steps=2)
 MIXTURE = Mixture(weights=(0.3, 0.7), means=(-0.4, 0.5), stds=(0.08, 0.1))

@@ -19,6 +19,8 @@ from simpo.generative.masked import (
 )
 from simpo.types import SimpoError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 V, L = 2, 4
 PLACES = (V + 1) ** np.arange(L)
 TABLE = np.random.default_rng(0).normal(scale=1.5, size=((V + 1) ** L, L, V))

@@ -18,6 +18,8 @@ from simpo.types import SimpoError, Transition
 from simpo.weighting import Advantage, Linear
 from tiny import SPEC, batches, tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 Q = np.random.default_rng(0).normal(3.0, 2.0, (20, 16)).astype(np.float32)
 

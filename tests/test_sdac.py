@@ -28,6 +28,8 @@ from simpo.temperature import DualAscent, EntropyTarget, Fixed
 from simpo.types import SimpoError, Transition
 from tiny import SPEC, batches, tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 MODEL = Diffusion(denoising_steps=2)
 make = partial(tiny, SDAC, model=MODEL, proposals=4)

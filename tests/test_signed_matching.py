@@ -16,6 +16,8 @@ from simpo.matching import (
 )
 from simpo.networks import Denoiser
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 BEHAVIOUR = Mixture((0.5, 0.5), (0.0, 0.3), (1.0, 0.6))
 """Its components times the multipliers 3 and -1 are SIGNED."""
 NORMAL = Mixture((1.0,), (0.0,), (1.0,))
