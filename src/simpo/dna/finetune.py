@@ -15,7 +15,7 @@ pushed no further.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from simpo.temperature import EntropyTarget, Solved, Temperature
 from simpo.types import Metrics, PyTree, SimpoError
 from simpo.weighting import Linear, Weighting
 
-__all__ = ["SignedTuning", "TuneState", "finetune", "standardise"]
+__all__ = ["SignedTuning", "TuneState", "each_round", "finetune", "standardise"]
 
 SMALL = 1e-6
 """Added to the standard deviation of scores: equal ones then weigh the same."""
@@ -206,6 +206,18 @@ def finetune(
     Raises:
         SimpoError: Impossible settings; scores or weights that are not finite.
     """
+    for number, (after, metrics) in enumerate(
+        each_round(tuning, net, objective, rounds, key)
+    ):
+        net = after
+        observe(number, metrics)
+    return net
+
+
+def each_round(
+    tuning: Any, net: Any, objective: Objective, rounds: int, key: Array
+) -> Iterator[tuple[Any, dict[str, float]]]:
+    """The network and the metrics after each round; arguments as of `finetune`."""
     tuning.check()
     state = tuning.init(net, key)
     for number in range(rounds):
@@ -213,5 +225,4 @@ def finetune(
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
         if bad:
             raise SimpoError(f"round {number}: {bad[0]} is not finite; lower the rate")
-        observe(number, metrics)
-    return state.net
+        yield state.net, metrics
