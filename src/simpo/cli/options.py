@@ -21,11 +21,12 @@ T = TypeVar("T")
 def flags(value: Any) -> dict[str, bool | None]:
     """Names of all fields, nested ones included, and which are options: True.
 
-    None is for functions, which no option can be.
+    Nested are the agent, and fields whose metadata say `group`. None is for functions,
+    which no option can be.
     """
     names = {}
     for field in dataclasses.fields(value):
-        if field.name == "agent":
+        if field.name == "agent" or field.metadata.get("group"):
             names |= flags(getattr(value, field.name))
         else:
             marks = get_args(field.type)
