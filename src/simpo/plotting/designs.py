@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 
 from simpo.plotting.style import (
@@ -55,7 +56,9 @@ def draw_rounds(
         axes = figure.subplots()
         for name, values in curves.items():
             look = looks[name]
-            axes.plot(values, color=look.color, linestyle=look.line, label=name)
+            rounds = np.arange(1, len(values) + 1)
+            axes.plot(rounds, values, color=look.color, linestyle=look.line, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("Round")
         axes.set_ylabel(label)
         axes.set_title(title)
