@@ -26,6 +26,8 @@ from simpo.temperature import EntropyTarget, Fixed
 from simpo.types import SimpoError
 from simpo.weighting import Exponential, Power
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 LENGTH, COUNT = 24, 600
 NET = ["--width", "8", "--dilations", "1", "--denoising-steps", "6"]
 PRETRAIN = [*NET, "--steps", "30", "--batch-size", "32"]

@@ -12,11 +12,10 @@ import numpy as np
 from simpo.dna.constraints import MinimumDistance, satisfied
 from simpo.dna.data import Sequences, decode, write_sequences
 from simpo.dna.files import kind_of
-from simpo.dna.guidance import CFG, CG, SMC, TDS, Guide
+from simpo.dna.guidance import CFG, CG, SMC, TDS, Guide, Plain
 from simpo.dna.metrics import gc, pairwise_hamming, quantiles
 from simpo.dna.objective import Objective
 from simpo.dna.oracle import Oracle
-from simpo.dna.store import SequenceModel
 from simpo.experiments.sequences.inputs import (
     Progress,
     find_model,
@@ -24,7 +23,6 @@ from simpo.experiments.sequences.inputs import (
 )
 from simpo.experiments.sequences.options import Drawing
 from simpo.experiments.sequences.scoring import conditions, find_oracle, place_of
-from simpo.experiments.sequences.tuning import draw
 from simpo.types import SimpoError
 
 __all__ = ["run"]
@@ -70,7 +68,8 @@ def run(options: Drawing, tell: Progress) -> list[str]:
     number = 0
     while len(found.kept) < options.count and found.drawn < found.limit:
         key_now = jax.random.fold_in(key, number)
-        found.add(batch(model, network, guide, objective, key_now, size))
+        letters = guide.sample(model.diffusion, network, objective, key_now, size)
+        found.add(np.asarray(letters, np.int8))
         tell(f"{found.drawn} drawn", min(len(found.kept), options.count))
         number += 1
     letters = found.kept[: options.count]
@@ -81,34 +80,18 @@ def run(options: Drawing, tell: Progress) -> list[str]:
     return lines(options, objective, found, letters, scores)
 
 
-def guide_of(options: Drawing) -> Guide | None:
+def guide_of(options: Drawing) -> Guide:
     """The guide with its strengths."""
     if min(options.alpha, options.strength) <= 0:
         raise SimpoError("--alpha and --strength must be positive")
     given = {} if options.gamma is None else {"gamma": options.gamma}
     return {
-        "none": lambda: None,
+        "none": Plain,
         "CG": lambda: CG(**given),
         "SMC": lambda: SMC(options.alpha),
         "TDS": lambda: TDS(options.alpha, **given),
         "CFG": lambda: CFG(options.strength),
     }[options.guide]()
-
-
-def batch(
-    model: SequenceModel,
-    net: Any,
-    guide: Guide | None,
-    objective: Objective,
-    key: jax.Array,
-    count: int,
-) -> np.ndarray:
-    """Sequences [N, l]."""
-    if guide is None:
-        objective.calls.network += count * model.diffusion.denoising_steps
-        return draw(model.diffusion, net, key, count)
-    found = guide.sample(model.diffusion, net, objective, key, count)
-    return np.asarray(found, np.int8)
 
 
 class Filter:

@@ -6,7 +6,6 @@ OUT/before.csv, after.csv    sequences with their scores
 OUT/config.json env.json status.json    options, versions and devices, the state
 """
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +23,7 @@ from simpo.dna.data import Sequences, write_sequences
 from simpo.dna.drakes import Drakes
 from simpo.dna.files import write_table
 from simpo.dna.finetune import SignedTuning, each_round
+from simpo.dna.guidance import write
 from simpo.dna.metrics import gc, pairwise_hamming, quantiles
 from simpo.dna.objective import Objective
 from simpo.dna.store import SequenceModel
@@ -38,13 +38,13 @@ from simpo.experiments.sequences.inputs import (
 from simpo.experiments.sequences.options import Tuned
 from simpo.experiments.sequences.scoring import conditions, find_oracle, place_of
 from simpo.experiments.summary import table
-from simpo.generative.masked import AllMasked, MaskedDiffusion, no_labels
+from simpo.generative.masked import AllMasked, MaskedDiffusion
 from simpo.plotting.designs import draw_rounds
 from simpo.temperature import EntropyTarget, Fixed, Solved
 from simpo.types import SimpoError
 from simpo.weighting import Exponential, Linear, SignedSoftmax, Square, Weighting
 
-__all__ = ["draw", "run"]
+__all__ = ["run"]
 
 WEIGHTINGS: Mapping[str, Weighting] = {
     "exp": Exponential(),
@@ -240,18 +240,10 @@ def draw(
     sizes = [min(BLOCK, count - i) for i in range(0, count, BLOCK)]
     keys = jax.random.split(key, len(sizes))
     parts = [
-        np.asarray(draw_block(diffusion, n, net, k), np.int8)
+        np.asarray(write(diffusion, n, net, k), np.int8)
         for k, n in zip(keys, sizes, strict=True)
     ]
     return np.concatenate(parts)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def draw_block(
-    diffusion: MaskedDiffusion, count: int, net: Any, key: jax.Array
-) -> jax.Array:
-    """Sequences [N, L], in one go."""
-    return diffusion.sample(net, key, no_labels(1), count)[0]
 
 
 def write_set(path: Path, name: str, letters: np.ndarray, scores: np.ndarray) -> None:
