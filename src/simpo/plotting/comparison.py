@@ -9,9 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simpo.plotting.curves import finish_curve, mean_interval
-from simpo.plotting.style import BLACK, DASHED, Look, draw, grid, looks_of
+from simpo.plotting.style import BLACK, DASHED, Below, Look, draw, grid, looks_of
 
 __all__ = ["Bar", "Curve", "comparison", "draw_task"]
+
+
+WIDTH = 5.4
+"""Inches of a panel."""
 
 
 class Bar(NamedTuple):
@@ -48,18 +52,23 @@ def comparison(
     Returns:
         The files written.
     """
-    looks = looks_of([bar.agent for bar in ranking])
+    names = [bar.agent for bar in ranking]
+    looks, columns = looks_of(names), min(3, 1 + len(curves))
+    below = Below.fit(names, WIDTH * columns)
 
     def fill(figure: Figure) -> None:
         first, *panels = grid(figure, 1 + len(curves), 3)
         draw_ranking(first, ranking, looks)
+        lines = {}
         for axes, (task, by_agent) in zip(panels, curves.items(), strict=True):
             draw_task(axes, task, by_agent, looks)
-            axes.legend(fontsize=8, ncols=2)
+            found, labels = axes.get_legend_handles_labels()
+            lines |= dict(zip(labels, found, strict=True))
+        below.draw(figure, {name: lines[name] for name in names if name in lines})
 
-    columns = min(3, 1 + len(curves))
     rows = -(-(1 + len(curves)) // 3)
-    return draw(out, (5.4 * columns, max(4.4, 0.38 * len(ranking)) * rows), fill)
+    height = max(4.4, 0.38 * len(ranking)) * rows + below.height
+    return draw(out, (WIDTH * columns, height), fill)
 
 
 def draw_ranking(axes: Axes, ranking: Sequence[Bar], looks: Mapping[str, Look]) -> None:
@@ -78,11 +87,19 @@ def draw_ranking(axes: Axes, ranking: Sequence[Bar], looks: Mapping[str, Look]) 
 def draw_task(
     axes: Axes, task: str, by_agent: Mapping[str, Curve], looks: Mapping[str, Look]
 ) -> None:
-    """Mean over seeds and its interval for every agent."""
+    """Mean over seeds and its interval for every agent.
+
+    The means set the limits: intervals of two or three seeds would hide them.
+    """
+    means = []
     for agent, curve in by_agent.items():
         color, line = looks[agent]
         mean, low, high = mean_interval(curve.returns)
+        means.append(mean)
         axes.plot(curve.steps, mean, color=color, linestyle=line, label=agent)
         axes.fill_between(curve.steps, low, high, color=color, alpha=0.12, linewidth=0)
+    low, high = min(map(np.min, means)), max(map(np.max, means))
+    margin = 0.1 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)
     axes.set_title(task)
     finish_curve(axes, "Return (band: 95 % t-interval over seeds)")
