@@ -7,8 +7,8 @@ activity  = ceiling tanh( (sum_m weight_m site_m + sum_p weight_p pair_p) / ceil
 
 s are scores of motifs in nats (`simpo.dna.motifs`). Reading the other strand changes
 nothing. With weights that are not negative, more of a site never lowers the activity.
-`liver` has consensus sequences from the literature, as cited there; its weights and
-rules of spacing are made up.
+`liver` has consensus sequences of known motifs, as cited there; its weights and rules
+of spacing are made up.
 """
 
 from dataclasses import dataclass, field
@@ -195,8 +195,8 @@ def draw(rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarray:
 def liver(length: int = 60) -> Grammar:
     """A grammar of four factors of liver cells.
 
-    Sites: HNF4A CAAAGTCCA (Fang et al. 2012), HNF1A GTTAATNATTAAC (Tronche and Yaniv
-    1992), FOXA TRTTTAC (Overdier et al. 1994), CEBP RTTGCGYAAY (Osada et al. 1996).
+    Sites are consensus forms of JASPAR 2022's HNF4A (MA0114.4), HNF1A (MA0046.2),
+    FOXA2 (MA0047.3) and CEBPA (MA0102.4).
 
     Args:
         length: Letters of a sampled sequence.
