@@ -56,6 +56,10 @@ OWN = {
         "one HTML page of folders and files of sequences",
         *(options.PageMaking, "pages", "pages"),
     ),
+    "motifs": Command(
+        "write the motifs of a JASPAR release as a MEME file",
+        *(options.MotifFile, "motifs", "files"),
+    ),
     "convert-drakes": Command(
         "take over the published DRAKES denoiser, a PyTorch checkpoint",
         *(options.Conversion, "conversion", "files"),

@@ -27,6 +27,7 @@ __all__ = [
     "quantise",
     "read_meme",
     "thresholds",
+    "write_meme",
 ]
 
 LETTERS = "ACGT"
@@ -109,6 +110,27 @@ def read_meme(path: str | Path) -> tuple[Motif, ...]:
     if not motifs:
         raise SimpoError(f"{path} has no motif with a letter-probability matrix")
     return motifs
+
+
+def write_meme(path: str | Path, motifs: Sequence[Motif]) -> None:
+    """Write motifs in MEME's minimal text format, aside and then renamed.
+
+    Raises:
+        SimpoError: The file cannot be written.
+    """
+    path = Path(path)
+    text = [f"MEME version 4\n\nALPHABET= {LETTERS}\n\nstrands: + -\n"]
+    for motif in motifs:
+        text.append(f"MOTIF {motif.name}")
+        text.append(f"letter-probability matrix: alength= 4 w= {motif.width}")
+        text += [" ".join(f"{p:.6f}" for p in row) for row in motif.probabilities]
+        text.append("")
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        aside.write_text("\n".join(text))
+        aside.replace(path)
+    except OSError as error:
+        raise SimpoError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

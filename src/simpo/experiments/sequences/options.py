@@ -14,6 +14,7 @@ __all__ = [
     "Conversion",
     "Drawing",
     "Evaluation",
+    "MotifFile",
     "OracleTraining",
     "PageMaking",
     "Place",
@@ -304,6 +305,25 @@ class PageMaking:
     """Column of the letters."""
     title: str = "Designed sequences"
     """Of the page."""
+
+    @property
+    def total(self) -> int:
+        """Length of the progress bar."""
+        return 1
+
+
+@dataclass(frozen=True)
+class MotifFile:
+    """Write the motifs of a JASPAR release as a MEME file; needs simpo[jaspar]."""
+
+    out: Path = NEEDED
+    """File to write, .meme."""
+    release: str = "JASPAR2022"
+    """Release of JASPAR."""
+    group: str = "vertebrates"
+    """Group of species: vertebrates, plants, insects, ..., or all."""
+    force: bool = False
+    """Replace what is at --out."""
 
     @property
     def total(self) -> int:
