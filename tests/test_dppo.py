@@ -28,8 +28,6 @@ from simpo.networks import MLP, Denoiser, Dense
 from simpo.types import Rollout, SimpoError
 from tiny import SPEC, tiny
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 KEY = jax.random.key(0)
 MODEL = Diffusion(denoising_steps=3)
 AGENT = tiny(
