@@ -110,7 +110,8 @@ def source(agent, spec) -> tuple[Callable, int]:
         data = Rollout(
             normal(OBS), normal(width), normal(), zeros + 1, zeros, normal(OBS)
         )
-        rows = agent.rollout_steps * ENVS // agent.batch_size
+        choices = width // ACT - 1 or 1  # of DPPO, the steps of a chain
+        rows = agent.rollout_steps * ENVS * choices // agent.batch_size
         return lambda: data, rows * agent.epochs
     buffer = ReplayBuffer(100_000, spec)
     n = 100_000
