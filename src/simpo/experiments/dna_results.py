@@ -116,6 +116,7 @@ def tell(
     verdicts: Sequence[Verdict],
 ) -> None:
     """Tables, verdicts, pictures, and the page that holds everything."""
+    world = "\n".join(report.lines).splitlines()  # how well its oracles do
     report.add("cells", [row for line in lines.values() for row in line.sets.values()])
     rows = [line.text(name, judges) for name, line in lines.items()]
     report.add("methods", [line.numbers(name, judges) for name, line in lines.items()])
@@ -126,16 +127,19 @@ def tell(
     report.say(table(*shown))
     for text in (*NOTES, *verdicts):
         report.say(text)
-    parts = [page.verdict_list(verdicts), page.rows("Methods", *shown)]
+    parts = [page.verdict_list(verdicts)] if verdicts else []
+    parts.append(page.rows("Methods", *shown))
     parts += [f"<p>{note}</p>" for note in NOTES]
     parts += [
         page.picture(path, path.stem)
         for path in pictures(judges, lines, report.folder)
         if path.suffix == ".png"
     ]
+    parts.append(page.details("Oracles and generator", world))
     machine = read_json(report.folder / "env.json")
     parts.append(page.details("Versions and devices", machine))
-    html = page.page(f"simpo reproduce {report.folder.parent.name}", parts)
+    title = f"simpo reproduce {report.folder.parent.name}: {report.folder.name} scale"
+    html = page.page(title, parts)
     (report.folder / "report.html").write_text(html, encoding="utf-8")
 
 
