@@ -74,6 +74,16 @@ class Setup:
     """Motifs that its first layer begins with."""
     seeds: int
     """Seeds: 0, 1, ..."""
+    members: int = 1
+    """Networks of the evaluation oracle."""
+    gain: float = 0.3
+    """Of its filters that begin as motifs, per nat."""
+    margin: float = 6.0
+    """Nats below a motif's best site that such a filter still sees."""
+    active: float = 0.05
+    """Share of part A's labelled elements that classifier-free guidance calls good."""
+    top: float = 0.01
+    """Share of the elements, the most active, that sets are compared with."""
 
 
 SETUPS = {
@@ -236,15 +246,15 @@ def make_world(
     known = np.flatnonzero(np.isfinite(rows.labels))
     order = known[np.argsort(rows.labels[known], kind="stable")]
     backbone = rows.tokens[order[len(order) // 2]]
-    best = order[-max(20, len(order) // 100) :]
+    best = order[-max(2, round(setup.top * len(order))) :]
     reward, evaluation = make_oracles(setup, elements, found, folder, report)
     diffusion = MaskedDiffusion(
         length=width, denoising_steps=setup.denoising_steps, masks=setup.masks
     )
     letters = np.concatenate([rows.tokens[~elements.val], pool])[:, window]
-    level = np.quantile(rows.labels[known], 0.95)
-    active = np.where(rows.labels > level, GOOD, OTHER)
     told = ~elements.second & np.isfinite(rows.labels)  # the other part judges
+    level = np.quantile(rows.labels[told], 1 - setup.active)
+    active = np.where(rows.labels > level, GOOD, OTHER)
     labels = np.full(len(letters), UNKNOWN)
     labels[: (~elements.val).sum()] = np.where(told, active, UNKNOWN)[~elements.val]
     nets = [
@@ -287,9 +297,9 @@ def make_oracles(
     ) -> Oracle:
         given = tokens[~val], y[~val], min(setup.stem, len(motifs))
         stem = motif_stem(
-            choose_motifs(Featuriser(motifs), *given), gain=0.3, margin=6.0
+            choose_motifs(Featuriser(motifs), *given), setup.gain, setup.margin
         )
-        fitting = Fitting(members=1, epochs=setup.epochs)
+        fitting = Fitting(members=setup.members, epochs=setup.epochs)
         return train_cnn(tokens, y, val, name=name, stem=stem, fitting=fitting)
 
     oracles = []
