@@ -214,6 +214,7 @@ def test_methods_are_known_by_name():
     drakes = of("DRAKES", path_kl=0.1, group=5)
     assert (drakes.path_kl, drakes.batch_size, drakes.learning_rate) == (0.1, 5, 1e-4)
     released, bound = of("WD1-released"), of("wd1", path_kl=0.2)
+    assert of("SqrNeg", negative_masks=0.25).negative_masks == 0.25
     assert released.model.masking == AllMasked() and bound.path_kl == 0.2
     assert bound.model.masking == ExactMasks() and bound.temperature == Fixed(1.0)
     power = of("Power(exponent=3, floor=-0.5)", learning_rate=1e-3, target=0.7)
@@ -405,6 +406,9 @@ REFUSED = {
     ],
     "unknown Weighting 'Sqare'": [
         *(F, "model", "--oracle", "reward", "--method", "Sqare"),
+    ],
+    "negative_masks is a share of the bases, from 0 to below 1, not 1": [
+        *(F, "model", "--oracle", "reward", "--negative-masks", 1),
     ],
     "a target of 1 nats is out of reach of 2 candidates": [
         *(F, "model", "--oracle", "reward", "--group", 2),

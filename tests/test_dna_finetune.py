@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,21 @@ from simpo.dna.drakes import Drakes
 from simpo.dna.finetune import SignedTuning, finetune, standardise
 from simpo.dna.objective import Objective, shared_bases
 from simpo.generative.masked import AllMasked, ExactMasks, MaskedDiffusion, no_labels
-from simpo.matching import ClippedError, Unbounded
+from simpo.matching import ClippedError, Unbounded, matching_loss
 from simpo.temperature import EntropyTarget, Fixed, Solved
 from simpo.types import SimpoError
 from simpo.weighting import Exponential, Linear, SignedSoftmax, Square
-from test_masked import TABLE, L, TableNetwork, V, logp, subsets
+from test_masked import (
+    NONE,
+    PLACES,
+    TABLE,
+    L,
+    TableNetwork,
+    V,
+    logp,
+    missed,
+    subsets,
+)
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -117,6 +128,101 @@ def test_negative_weights_push_down_and_the_guard_stops_them():
     )
     assert (after - before)[weights < 0].mean() > 0.01
     assert (after - before)[weights.argmax()] < -0.1
+
+
+# Negative weights at many masks only, on two letters and four positions
+
+SIGNED = jnp.array([[2.5, -1.0, -0.5, 3.0]])
+FOUR = jnp.array([[(0, 0, 1, 1), (1, 0, 1, 1), (0, 1, 0, 0), (0, 0, 0, 1)]])
+
+
+class Learnt(eqx.Module):
+    """Logits of every partly masked sequence, to be learnt."""
+
+    table: jax.Array = eqx.field(converter=jnp.asarray)
+    alphabet: int = eqx.field(static=True, default=V)
+
+    def __call__(self, x, t, label):
+        return self.table[x.argmax(-1) @ PLACES]
+
+
+def guarded_loss(net, key, share, masks, weights=SIGNED):
+    """The matching loss, as fine-tuning has it."""
+    model = MaskedDiffusion(length=L, masks=masks)
+    repels = SignedTuning(model=model, negative_masks=share).repels
+    given = model, net, key, FOUR, weights, NONE, Unbounded()
+    return matching_loss(*given, repels=repels)
+
+
+@pytest.mark.parametrize("share, fewest", [(0.0, 1), (0.25, 2), (0.5, 3), (0.75, 4)])
+def test_few_masks_of_negatives_are_left_out_and_not_made_up_for(share, fewest):
+    """Over all numbers of masks and all masks: a part of the sum, still over L."""
+    exact = 0.0
+    for x, w in zip(np.asarray(FOUR[0]), np.asarray(SIGNED[0]), strict=True):
+        for m in range(1 if w > 0 else fewest, L + 1):
+            exact += w * np.mean([missed(x, s) / m for s in subsets(m)]) / L / 4
+    run = jax.jit(lambda key: guarded_loss(TableNetwork(), key, share, masks=64)[0])
+    found = np.array(jax.lax.map(run, jax.random.split(jax.random.key(0), 300)))
+    error = found.std(ddof=1) / np.sqrt(len(found))
+    assert abs(found.mean() - exact) < 4 * error and error < 0.01
+
+
+@pytest.mark.parametrize("share, fewest", [(0.25, 2), (0.5, 3)])
+def test_states_of_few_masks_learn_from_positive_weights_alone(share, fewest):
+    """Those of many masks have the gradient that they have without the guard."""
+    masks = np.array([(np.arange(3**L) // p % 3 == V) for p in PLACES]).sum(0)
+
+    @jax.jit
+    def slopes(net):
+        key = jax.random.key(3)
+        loss = lambda net, *given: guarded_loss(net, key, *given)[0]  # noqa: E731
+        slope = jax.grad(loss)
+        return [
+            slope(net, *given).table
+            for given in (
+                (share, 200),
+                (0.0, 200),
+                (0.0, 200, jnp.maximum(SIGNED, 0)),
+            )
+        ]
+
+    guarded, free, positive = map(np.asarray, slopes(Learnt(TABLE)))
+    many = masks >= fewest
+    close = {"rtol": 1e-5, "atol": 1e-7}
+    np.testing.assert_allclose(guarded[many], free[many], **close)
+    np.testing.assert_allclose(guarded[~many], positive[~many], **close)
+    # 1011 with the first letter masked may be 0011; with the second, it is alone.
+    both, alone = np.array([V, 0, 1, 1]) @ PLACES, np.array([1, V, 1, 1]) @ PLACES
+    assert guarded[both].any() and not guarded[alone].any() and free[alone].any()
+    assert np.abs(guarded[many] - positive[many]).max() > 0.01
+
+
+@pytest.mark.parametrize("share, fewest", [(0.05, 1), (0.25, 5)])
+def test_the_update_leaves_few_masks_of_negatives_out(share, fewest):
+    net, changes = pretrained(), {"weighting": SignedSoftmax(), "bound": Unbounded()}
+    method = tuning(**changes, temperature=Fixed(1.0), negative_masks=share)
+    state = method.init(net, jax.random.key(1))
+    new, metrics = method.improve(state, GROUP, SCORES, net)
+    advantage = standardise(SCORES)
+    sign = jax.nn.softmax(advantage) - jax.nn.softmax(-advantage)
+    masked = ExactMasks().draw(mask_key(state), 2 * 8, LENGTH).masked
+    count = masked.sum(-1).reshape(2, 8).T
+    out = (count < fewest) & (sign < 0)[:, None]
+
+    def loss(net):
+        error = nelbo(net, mask_key(state), GROUP)
+        return sign @ jnp.where(out, 0.0, error).mean(-1)
+
+    assert_same(new.net, one_step(method, loss, net))
+    assert metrics["left_out_fraction"] == pytest.approx(float(out.mean()))
+    assert out.any() == (fewest > 1)
+
+
+def test_without_the_guard_nothing_is_left_out():
+    net, method = pretrained(), tuning(weighting=Linear(floor=-1.0))
+    state = method.init(net, jax.random.key(1))
+    _, metrics = method.improve(state, GROUP, SCORES, net)
+    assert method.repels is None and "left_out_fraction" not in metrics
 
 
 def test_equal_scores_weigh_the_same():
@@ -275,6 +381,9 @@ def test_shared_bases_by_counting_pairs():
         tuning(group=0),
         tuning(learning_rate=0.0),
         tuning(path_kl=-1.0),
+        tuning(negative_masks=1.0),
+        tuning(negative_masks=-0.1),
+        tuning(negative_masks=float("nan")),
         tuning(temperature=Solved(EntropyTarget(3.0))),
         Drakes(model=MODEL, soft_steps=99),
         Drakes(model=MODEL, gumbel=0.0),

@@ -132,6 +132,24 @@ def test_each_sequence_gets_its_own_error():
     )
 
 
+@pytest.mark.parametrize("share, least", [(0.2, 1), (0.25, 2), (0.5, 3), (0.9, 4)])
+def test_many_masks_are_told_of_the_same_draw(share, least):
+    """m > 4 c, of the masks that `matching_error` draws with that key."""
+    model, net, seen = MaskedDiffusion(length=L, masks=3), TableNetwork(), []
+
+    class Seeing(TableNetwork):
+        def __call__(self, x, t, label):
+            seen.append(np.asarray(x.argmax(-1) == V).sum(-1))
+            return net(x, t, label)
+
+    x, labels = jnp.zeros((2, 5, L), int), jnp.zeros((2, 0), int)
+    model.matching_error(Seeing(), jax.random.key(6), x, labels)
+    found = np.asarray(model.many_masked(jax.random.key(6), x, share))
+    assert found.shape == (2, 5, 3)
+    enough = seen[0] >= least  # [R B N]
+    np.testing.assert_array_equal(found.transpose(2, 0, 1).ravel(), enough)
+
+
 # Sampling
 
 

@@ -12,12 +12,15 @@ CappedNegativeMass    negative weights scaled until mean |min(w, 0)| <= limit, a
                       positive ones with them, so that the mean weight stays one
 FadingRepulsion       negative weights scaled by 1 - step / updates, likewise: repulsion
                       explores first, attraction settles later
+
+Where repulsion acts at all can be narrowed too (`Repels`): to x_t of much noise, say.
 """
 
 import abc
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +40,7 @@ __all__ = [
     "ClippedError",
     "FadingRepulsion",
     "Improvement",
+    "Repels",
     "RepulsionBound",
     "Unbounded",
     "candidate_metrics",
@@ -47,6 +51,11 @@ __all__ = [
 
 EDGE = 0.999
 """Candidates at least this close to the box's edge count as being on it."""
+Repels: TypeAlias = Callable[[Array, Array], Array]
+"""(key, candidates [B, N, A]) -> errors that negative weights act on, bool [B, N, D].
+
+The key is the one of `matching_error`, so that times and noise are known.
+"""
 
 
 class Bounded(NamedTuple):
@@ -197,6 +206,7 @@ def matching_loss(
     cond: Array,
     bound: RepulsionBound,
     step: Array | int = 0,
+    repels: Repels | None = None,
 ) -> tuple[Array, Metrics]:
     """The reweighted matching loss, equation 7.
 
@@ -209,15 +219,21 @@ def matching_loss(
         cond: Conditions [B, O].
         bound: What bounds the repulsion.
         step: Updates done before this one.
+        repels: Where negative weights act; everywhere without it.
 
     Returns:
-        The loss [] and metrics: the unweighted error and the clipped fraction.
+        The loss [] and metrics: the unweighted error, the clipped fraction and, with
+        `repels`, the fraction of errors that it left out.
     """
     error = model.matching_error(net, key, candidates, cond)
-    bounded = bound(weights, error, step)
+    metrics, acting = {"matching_error": error.mean()}, error
+    if repels is not None:
+        out = (weights < 0)[..., None] & ~repels(key, candidates)
+        metrics["left_out_fraction"] = out.mean(dtype=float)
+        acting = jnp.where(out, 0.0, error)
+    bounded = bound(weights, acting, step)
     loss = jnp.mean(bounded.weights[..., None] * bounded.error)
-    metrics = {"matching_error": error.mean(), "clipped_fraction": bounded.clipped}
-    return loss, metrics
+    return loss, metrics | {"clipped_fraction": bounded.clipped}
 
 
 class Improvement(NamedTuple):
@@ -247,6 +263,7 @@ def policy_improvement(
     q: Array,
     cond: Array,
     step: Array | int,
+    repels: Repels | None = None,
 ) -> Improvement:
     """Both stages of the paper: weigh the candidates, match the model to them.
 
@@ -262,6 +279,7 @@ def policy_improvement(
         q: Their values [B, N].
         cond: Conditions [B, O].
         step: Updates done before this one.
+        repels: Where negative weights act; everywhere without it.
     """
     weights, lam, temperature_state = temperature.weigh(temperature_state, weighting, q)
     values = jax.lax.stop_gradient(weights.values)
@@ -269,7 +287,7 @@ def policy_improvement(
     def loss(
         net: Any, key: Array, x: Array, w: Array, cond: Array
     ) -> tuple[Array, Metrics]:
-        return matching_loss(model, net, key, x, w, cond, bound, step)
+        return matching_loss(model, net, key, x, w, cond, bound, step, repels)
 
     (value, metrics), grads = mean_over_blocks(
         functools.partial(jax.value_and_grad(loss, has_aux=True), net),

@@ -12,6 +12,15 @@ it is WD1 with a bound for its likelihood, and WD1 as released if all is masked 
 Where E[w | x_t] < 0 the loss has no minimum. ClippedError(1.6, negative_only=True) is
 the guard: a sequence that is already less likely than noise (1.386 nats per base) is
 pushed no further.
+
+Even of mean weight one, an x_m of few masks may fit repelled sequences alone. With
+`negative_masks` c > 0, these are matched at m > c L masks only:
+
+    mean_i w_i 1/L sum_m [w_i >= 0 or m > c L] E_{x_m} [ 1/m sum_j -log p(x_ij | x_m) ]
+
+over masked j. What is left out is not made up for: of w_i < 0 that is a part of the
+bound, and no bound of log p. So, as x_m shows its m, levels m > c L learn what they
+would without the guard, and the others from the positive weights alone.
 """
 
 import functools
@@ -28,7 +37,7 @@ from jax import Array
 from simpo.dna.guidance import write
 from simpo.dna.objective import Objective
 from simpo.generative.masked import MaskedDiffusion, no_labels
-from simpo.matching import ClippedError, RepulsionBound, policy_improvement
+from simpo.matching import ClippedError, Repels, RepulsionBound, policy_improvement
 from simpo.temperature import EntropyTarget, Solved, Temperature
 from simpo.types import Metrics, PyTree, SimpoError
 from simpo.weighting import Linear, Weighting
@@ -74,6 +83,8 @@ class SignedTuning:
     """How lambda is chosen."""
     bound: RepulsionBound = ClippedError(1.6, negative_only=True)  # noqa: RUF009
     """What bounds the repulsion, in nats per base."""
+    negative_masks: float = 0.0
+    """c, share of the bases that negative weights need more masks than; 0 is off."""
     group: int = 64
     """K, sequences per round."""
     inner_updates: int = 4
@@ -99,6 +110,11 @@ class SignedTuning:
                 raise SimpoError(f"{name} must be positive")
         if self.path_kl < 0:
             raise SimpoError("path_kl must not be negative")
+        if not 0 <= self.negative_masks < 1:
+            raise SimpoError(
+                "negative_masks is a share of the bases, from 0 to below 1, not "
+                f"{self.negative_masks:g}"
+            )
         self.temperature.check(self.weighting, self.group)
 
     @property
@@ -106,6 +122,13 @@ class SignedTuning:
         """Adam on clipped gradients."""
         clip = optax.clip_by_global_norm(self.max_grad_norm)
         return optax.chain(clip, optax.adam(self.learning_rate))
+
+    @property
+    def repels(self) -> Repels | None:
+        """Where negative weights act: at many masks, if that is wanted."""
+        if not self.negative_masks:
+            return None
+        return functools.partial(self.model.many_masked, share=self.negative_masks)
 
     def init(self, net: Any, key: Array) -> TuneState:
         """From a pretrained network."""
@@ -147,6 +170,7 @@ class SignedTuning:
                 q=q,
                 cond=no_labels(1),
                 step=state.step,
+                repels=self.repels,
             )
             grads, metrics = improvement.grads, improvement.metrics
             if self.path_kl:

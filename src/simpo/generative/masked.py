@@ -212,6 +212,16 @@ class MaskedDiffusion(GenerativeModel):
         kl = (jnp.exp(logp) * (logp - jax.lax.stop_gradient(other))).sum(-1)
         return self.per_base(part, kl, x.shape)
 
+    def many_masked(self, key: Array, x: Array, share: float) -> Array:
+        """Which estimates of `matching_error` see m > share L masks.
+
+        The same key draws the same masks: [B, N, L] -> bool [B, N, R].
+        """
+        b, n, length = x.shape
+        masked = self.masking.draw(key, self.masks * b * n, length).masked
+        few = sum(m / length <= share for m in range(1, length + 1))
+        return self.by_sequence(masked.sum(-1) > few, x.shape)
+
     def mask(self, alphabet: int, key: Array, x: Array, cond: Array) -> Masked:
         """R partly masked copies of sequences [B, N, L]."""
         b, n, length = x.shape
@@ -225,7 +235,11 @@ class MaskedDiffusion(GenerativeModel):
     def per_base(self, part: Masked, values: Array, shape: tuple) -> Array:
         """Weighted sums over masked positions: [R B N, L] -> [B, N, R]."""
         total = part.masks.weight * jnp.where(part.masks.masked, values, 0.0).sum(-1)
-        return total.reshape(self.masks, *shape[:2]).transpose(1, 2, 0)
+        return self.by_sequence(total, shape)
+
+    def by_sequence(self, values: Array, shape: tuple) -> Array:
+        """Values of partly masked copies by sequence: [R B N] -> [B, N, R]."""
+        return values.reshape(self.masks, *shape[:2]).transpose(1, 2, 0)
 
     def guess(self, net: SequenceNetwork, x: Array, label: Array, t: Array) -> Array:
         """Log-probabilities at every position as if it were masked.

@@ -189,6 +189,9 @@ class Tuned:
     """Updates per round; DRAKES makes one."""
     masks: int = 2
     """Masks per sequence and update; of DRAKES none."""
+    negative_masks: float = 0.0
+    """Match sequences of negative weight only where more than this share of the bases
+    is masked, 0.25 say: what few masks leave may fit no other sequence. 0 is off."""
     learning_rate: float | None = None
     """Of Adam; by default 5e-4, and 1e-4 for DRAKES."""
     path_kl: float = 0.0

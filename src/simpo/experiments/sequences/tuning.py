@@ -211,6 +211,7 @@ def method_of(options: Tuned, diffusion: MaskedDiffusion) -> Any:
         else Solved(target=EntropyTarget(options.target)),
         group=options.group,
         inner_updates=options.inner_updates,
+        negative_masks=options.negative_masks,
         learning_rate=rate,
         path_kl=options.path_kl,
     )
