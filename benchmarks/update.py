@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from simpo.agents import Mode, SiMPO, compile_act, compile_updates
-from simpo.presets import PAPER
+from simpo.presets import find
 from simpo.replay import ReplayBuffer
 from simpo.types import EnvSpec, Transition
 
 SPEC = EnvSpec(obs_dim=17, action_dim=6)
+AGENT = find("paper").agent
 
 
 def multiply_adds(agent: SiMPO, spec: EnvSpec) -> int:
@@ -60,15 +61,15 @@ def seconds(function, *args) -> float:
 def update_ratio(repeats: int) -> dict[str, float]:
     """Median over pairs of update time / time of the same multiply-adds."""
     rng = np.random.default_rng(0)
-    init = jax.jit(PAPER.init, static_argnums=1)
-    state, update = init(jax.random.key(0), SPEC), compile_updates(PAPER)
-    batch = batches(rng, PAPER, 1)
+    init = jax.jit(AGENT.init, static_argnums=1)
+    state, update = init(jax.random.key(0), SPEC), compile_updates(AGENT)
+    batch = batches(rng, AGENT, 1)
     x, w = jnp.ones((8192, 256)), jnp.eye(256)
     products = 20
     plain = jax.jit(lambda x: jax.lax.fori_loop(0, products, lambda _, y: y @ w, x))
     state, _ = update(state, batch)
     jax.block_until_ready((state, plain(x)))
-    count = multiply_adds(PAPER, SPEC)
+    count = multiply_adds(AGENT, SPEC)
     scale = count / (products * 8192 * 256 * 256)
     pairs = []
     for _ in range(repeats):
@@ -91,13 +92,13 @@ def update_ratio(repeats: int) -> dict[str, float]:
 
 def acting_and_replay(repeats: int) -> dict[str, float]:
     """Milliseconds per action of 5 environments, and per sampled batch of 256."""
-    state = jax.jit(PAPER.init, static_argnums=1)(jax.random.key(0), SPEC)
-    policy, key = PAPER.policy(state), jax.random.key(1)
-    act, obs = compile_act(PAPER, Mode()), np.zeros((5, SPEC.obs_dim), np.float32)
+    state = jax.jit(AGENT.init, static_argnums=1)(jax.random.key(0), SPEC)
+    policy, key = AGENT.policy(state), jax.random.key(1)
+    act, obs = compile_act(AGENT, Mode()), np.zeros((5, SPEC.obs_dim), np.float32)
     np.asarray(act(policy, obs, key, 0))
     acting = [seconds(act, policy, obs, key, i) for i in range(repeats)]
     buffer, rng = ReplayBuffer(1_000_000, SPEC), np.random.default_rng(0)
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches(rng, PAPER, 400))
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches(rng, AGENT, 400))
     for _ in range(10):
         buffer.add(rows)
     sampling = []
@@ -124,8 +125,8 @@ def first_update(cache: str) -> float:
 
 def one_update() -> None:
     rng = np.random.default_rng(0)
-    state = jax.jit(PAPER.init, static_argnums=1)(jax.random.key(0), SPEC)
-    jax.block_until_ready(compile_updates(PAPER)(state, batches(rng, PAPER, 1)))
+    state = jax.jit(AGENT.init, static_argnums=1)(jax.random.key(0), SPEC)
+    jax.block_until_ready(compile_updates(AGENT)(state, batches(rng, AGENT, 1)))
 
 
 def main() -> None:
