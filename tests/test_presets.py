@@ -42,23 +42,43 @@ def test_another_task_changes_the_task_alone_unless_it_is_listed(name):
     preset = PRESETS[name]
     assert find(name) == preset.run
     assert preset.run.env in ENVIRONMENTS
+    protocol = preset.others.get("Walker2d", preset).run
     walker = find(name, "Walker2d-v5")
     assert walker.env == "Walker2d-v5"
-    assert to_json(walker) | {"env": 0} == to_json(preset.run) | {"env": 0}
+    assert to_json(walker) | {"env": 0} == to_json(protocol) | {"env": 0}
     for label, row in preset.rows.items():
         for family, agent in row.tasks.items():
             assert find(name, f"{family}-v5", label).agent == agent != row.agent
 
 
 @rows
-def test_agents_share_the_protocol(name, agent):
+@pytest.mark.parametrize("env", [None, "Hopper-v5"])
+def test_agents_share_the_protocol(name, agent, env):
     """Steps and environments are those of the preset; agents on policy need no more."""
-    ours, run = find(name), find(name, agent=agent)
+    ours, run = find(name, env), find(name, env, agent)
     assert run.num_envs == ours.num_envs and run.eval_episodes == ours.eval_episodes
     if run.agent.rollout_steps:
         assert run.steps == ours.steps - (name == "paper") * ours.warmup_steps
     else:
         assert updates(run) == updates(ours) and run.steps == ours.steps
+
+
+@rows
+def test_rates_are_annealed_over_the_updates_of_the_run(name, agent):
+    preset = PRESETS[name]
+    for env in {preset.run.env, *(f"{family}-v5" for family in preset.others)}:
+        run = find(name, env, agent)
+        over = getattr(run.agent, "actor_lr_updates", 0)
+        assert name == "smoke" or over in (0, updates(run))
+
+
+def test_locomotion_has_a_protocol_of_its_own_on_a_laptop():
+    pendulum, walker = find("laptop"), find("laptop", "simpo/WalkerRun-exp-v0")
+    assert updates(walker) > updates(pendulum)
+    assert walker.agent.candidate_noise < pendulum.agent.candidate_noise
+    assert find("laptop", "Ant-v4").agent == find("laptop", "Ant-v5").agent
+    with pytest.raises(SimpoError, match="did you mean 'SAC'"):
+        find("laptop", "Ant-v4", "SAK")
 
 
 def test_agents_are_found_whatever_their_case():

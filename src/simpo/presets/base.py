@@ -41,8 +41,12 @@ class Row:
 
     def at(self, env: str) -> Agent:
         """The agent for a task."""
-        family = env.rpartition("-")[0]
-        return self.tasks.get(env, self.tasks.get(family, self.agent))
+        return self.tasks.get(env, self.tasks.get(family_of(env), self.agent))
+
+
+def family_of(env: str) -> str:
+    """A task's id without its version."""
+    return env.rpartition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Preset:
     """Agents by name."""
     families: tuple[str, ...] = ()
     """Tasks without version that it has values for; any if empty."""
+    others: Mapping[str, "Preset"] = field(default_factory=dict)
+    """Protocols of tasks that need another, by id without version."""
 
     def at(self, name: str, env: str, agent: str) -> Run:
         """The run of an agent on a task.
@@ -64,10 +70,12 @@ class Preset:
         Raises:
             SimpoError: No values for this agent or this task.
         """
+        if other := self.others.get(family_of(env)):
+            return other.at(name, env, agent)
         rows = {key.lower(): (key, row) for key, row in self.rows.items()}
         if agent.lower() not in rows:
             raise no_such(f"agent of preset {name}", agent, list(self.rows))
-        if self.families and env.rpartition("-")[0] not in self.families:
+        if self.families and family_of(env) not in self.families:
             raise SimpoError(
                 f"the preset {name} has no values for {env}: it is for "
                 f"{', '.join(self.families)}; use --preset laptop"
