@@ -14,7 +14,7 @@ from simpo.agents import SiMPO
 from simpo.cli import main
 from simpo.experiments import ranges
 from simpo.experiments.report import Interrupted, reproduce
-from simpo.experiments.sweep import UNSEEN, Sweep
+from simpo.experiments.sweep import SEARCHED, UNSEEN, Sweep
 from simpo.plotting.sweep import Trial
 from simpo.presets import find
 from simpo.types import SimpoError
@@ -129,7 +129,8 @@ def test_the_best_value_is_found_and_confirmed_on_fresh_seeds(known, tmp_path):
     given_up = [row for row in trials if row["seeds"] != "3"]
     assert given_up
     assert all(float(r["score"]) < float(best["score"]) for r in given_up)
-    assert {seed for _, seed in known} == {0, 1, 2, *range(UNSEEN, UNSEEN + 5)}
+    searched = range(SEARCHED, SEARCHED + 3)
+    assert {s for _, s in known} == {*searched, *range(UNSEEN, UNSEEN + 5)}
     assert "[holds]" in report.lines[-2]
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 

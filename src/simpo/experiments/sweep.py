@@ -37,8 +37,9 @@ from simpo.types import SimpoError
 
 __all__ = ["Sweep"]
 
-UNSEEN = 1000
-"""The first of the seeds that chose nothing."""
+SEARCHED, UNSEEN = 1000, 2000
+"""The first of the seeds that values are chosen on, and of those that chose nothing;
+tables begin with seed 0."""
 SHOWN = 5
 """Rows of the table of the best."""
 
@@ -61,9 +62,10 @@ class Sweep(RunStudy):
     trials: int = 30
     """Sets of values to try, those given up included."""
     seeds: int = 3
-    """Seeds per set."""
+    """Seeds per set: 1000, 1001, ..."""
     fresh: int = 5
-    """Fresh seeds on which the best is compared with the preset's values."""
+    """Fresh seeds, 2000, 2001, ..., on which the best is compared with the preset's
+    values."""
     out: Path = field(default=Path("sweeps/sweep"), kw_only=True)
     """Folder of this sweep, which goes on where it was stopped."""
 
@@ -146,8 +148,9 @@ class Sweep(RunStudy):
         state = require_optuna().trial.TrialState
         scores: dict[Any, list[float]] = {trial: [] for trial in batch}
         for seed in range(self.seeds):
-            cells = {Cell(self.task, f"trial {t.number}", seed): t for t in scores}
-            runs = {c: self.run_of(batch[t], seed) for c, t in cells.items()}
+            number = SEARCHED + seed
+            cells = {Cell(self.task, f"trial {t.number}", number): t for t in scores}
+            runs = {c: self.run_of(batch[t], number) for c, t in cells.items()}
             found = self.measure(runs, report)
             for cell, trial in cells.items():
                 if cell not in found:
@@ -173,7 +176,8 @@ class Sweep(RunStudy):
     def measure(self, runs: Mapping[Cell, Run], report: Report) -> dict[Cell, float]:
         """Scores of runs, made if need be; without those that failed."""
         quick = self.scale == "smoke"
-        grid = Grid(runs, self.out / "runs", ("simpo", "sweep"), quick)
+        folder, command = self.out / "runs", ("simpo", "sweep")
+        grid = Grid(runs, folder, command, quick=quick, share=self.share)
         found = {}
         for cell, path in grid.directories(report, self.maker):
             run = read_run(path)
