@@ -54,7 +54,17 @@ def test_missing_extras_come_with_the_line_that_installs_them(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda package: None)
     extras = by_name(doctor.check_extras())
     names = {"cuda12", "cuda13", "dm-control", "envpool", "hub", "judges", "onnx"}
-    names |= {"jaspar", "ray", "slurm", "sweep", "torch", "trackio", "video", "wandb"}
+    names |= {
+        "jaspar",
+        "ray",
+        "share",
+        "slurm",
+        "sweep",
+        "torch",
+        "trackio",
+        "video",
+        "wandb",
+    }
     assert names == extras.keys()
     assert extras["envpool"] == Check(
         "envpool", "not installed", None, "pip install 'simpo[envpool]'"

@@ -20,6 +20,7 @@ __all__ = [
     "alone",
     "describe_machine",
     "finished",
+    "kind_of",
     "make_directory",
     "parent_of",
     "runs_like",
@@ -28,9 +29,14 @@ __all__ = [
 PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
 
 
+def kind_of(run: Run) -> str:
+    """`<env>/<agent>`: the folder of such runs."""
+    return f"{run.env.replace('/', '_')}/{run.label or type(run.agent).__name__}"
+
+
 def parent_of(out: Path, run: Run) -> Path:
     """Where directories of such runs are: named after the task and the agent."""
-    return out / run.env.replace("/", "_") / (run.label or type(run.agent).__name__)
+    return out / kind_of(run)
 
 
 def make_directory(out: Path, run: Run) -> Path:

@@ -231,6 +231,7 @@ def start_or_resume(
     *,
     command: Sequence[str] = (),
     bar: ProgressLogger | None = None,
+    callbacks: Sequence[Callback] = (),
     track: Track = "no",
     pictures: bool = True,
     patience: float = 0.0,
@@ -241,10 +242,11 @@ def start_or_resume(
     """
     states = dict(runs_like(run, out))
     unfinished = [path for path, state in states.items() if state != "done"]
+    shared = {"bar": bar, "callbacks": callbacks, "pictures": pictures}
     if unfinished:
-        shared = {"bar": bar, "pictures": pictures, "patience": patience}
-        return resume(unfinished[-1], agent=run.agent, **shared)
-    return start_run(run, out, command=command, bar=bar, track=track, pictures=pictures)
+        last = unfinished[-1]
+        return resume(last, agent=run.agent, patience=patience, **shared)
+    return start_run(run, out, command=command, track=track, **shared)
 
 
 def carry_out(

@@ -7,7 +7,9 @@ from typing import NamedTuple, TypeAlias
 import jax
 
 from simpo.agents import compile_act, compile_decide, compile_init, compile_updates
-from simpo.directories import finished
+from simpo.callbacks import Callback
+from simpo.directories import finished, kind_of
+from simpo.engines.share import Sender, Share
 from simpo.loggers import ProgressLogger
 from simpo.run import Run
 from simpo.runs import start_or_resume
@@ -25,6 +27,7 @@ class Job(NamedTuple):
         command: The command, for the record.
         quick: Whether it is a run of seconds: its programs are not optimised, which
             takes longer than it saves, and it is not drawn.
+        share: fsspec URL of a folder of runs, for machines without a common one.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Job(NamedTuple):
     out: Path
     command: tuple[str, ...]
     quick: bool = False
+    share: str | None = None
 
 
 class Ended(NamedTuple):
@@ -67,14 +71,26 @@ class Quiet(ProgressLogger):
 
 def make(job: Job, bar: ProgressLogger, patience: float = 0.0) -> Path:
     """Train, or train on, unless that is done; the run directory."""
-    if directory := finished(job.run, job.out):
-        return directory
+    senders = [Sender(Share(job.share), job.out)] if job.share else []
+    for sender in senders:
+        sender.share.fetch(job.out, kind_of(job.run))
+    directory = finished(job.run, job.out) or train(job, bar, patience, senders)
+    for sender in senders:
+        sender.send(directory)
+    return directory
+
+
+def train(
+    job: Job, bar: ProgressLogger, patience: float, callbacks: Sequence[Callback]
+) -> Path:
+    """Begin a run or go on with it; the run directory."""
     jax.config.update("jax_disable_most_optimizations", job.quick)
     try:
         done = start_or_resume(
             *(job.run, job.out),
             command=job.command,
             bar=bar,
+            callbacks=callbacks,
             pictures=not job.quick,
             patience=patience,
         )

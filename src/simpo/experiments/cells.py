@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simpo.checkpoint import read_json
-from simpo.directories import finished
+from simpo.directories import finished, kind_of
 from simpo.engines.jobs import Engine, Job
+from simpo.engines.share import Share
 from simpo.experiments.report import Report
 from simpo.plotting.rundata import read_run
 from simpo.plotting.scores import score
@@ -52,12 +53,14 @@ class Grid:
         folder: Parent of the run directories.
         command: The command, for the record.
         quick: Whether the runs take seconds; see `Job`.
+        share: fsspec URL where runs are, too; see `Job`.
     """
 
     runs: Mapping[Cell, Run]
     folder: Path
     command: tuple[str, ...]
     quick: bool = False
+    share: str | None = None
 
     @property
     def steps(self) -> int:
@@ -70,6 +73,15 @@ class Grid:
             run.check()
         for run in {run.env: run for run in self.runs.values()}.values():
             run.make_env(1, 0).close()
+
+    def fetch(self, below: str = "") -> None:
+        """Bring the runs that are further elsewhere.
+
+        Raises:
+            SimpoError: The URL cannot be used.
+        """
+        if self.share:
+            Share(self.share).fetch(self.folder, below)
 
     def finished(self, cell: Cell) -> Path | None:
         """The run directory of a cell that is done with the very same settings."""
@@ -84,6 +96,7 @@ class Grid:
             report: Told of progress, scores, failures.
             engine: What makes the runs that are missing; None makes none.
         """
+        self.fetch()
         missing = {}
         for cell, run in self.runs.items():
             if directory := self.finished(cell):
@@ -94,12 +107,17 @@ class Grid:
         if engine is None or not missing:
             return
         jobs = [
-            Job(name, self.runs[cell], self.folder, self.command, self.quick)
+            Job(
+                *(name, self.runs[cell], self.folder, self.command),
+                quick=self.quick,
+                share=self.share,
+            )
             for name, cell in missing.items()
         ]
         for ended in engine(jobs, report.advance):
             cell = missing[ended.job.name]
             if ended.directory:
+                self.fetch(kind_of(self.runs[cell]))
                 yield cell, add_score(report, cell, ended.directory)
             else:
                 report.say(f"failed: {cell}: {ended.reason}")

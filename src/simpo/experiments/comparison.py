@@ -90,7 +90,8 @@ class Comparison(RunStudy):
     def grid(self) -> Grid:
         """All runs by cell, and where they go."""
         runs = {cell: self.run_of(cell) for cell in self.cells()}
-        return Grid(runs, self.runs, ("simpo", "bench", "agents"))
+        command = ("simpo", "bench", "agents")
+        return Grid(runs, self.runs, command, share=self.share)
 
     def run_of(self, cell: Cell) -> Run:
         """What a cell trains."""

@@ -148,7 +148,8 @@ class GridStudy(RunStudy):
         runs = {cell: self.run_of(cell) for cell in choose(every, self.cells)}
         folder = self.out / "runs" / self.scale
         command = ("simpo", "reproduce", self.name)
-        return Grid(runs, folder, command, quick=self.scale == "smoke")
+        quick = self.scale == "smoke"
+        return Grid(runs, folder, command, quick=quick, share=self.share)
 
     def check(self) -> None:
         """Require seeds and workers, cells that exist and can be run.
@@ -159,6 +160,7 @@ class GridStudy(RunStudy):
         require_positive(seeds=self.seeds, jobs=self.jobs)
         grid = self.grid
         grid.check()
+        grid.fetch()
         if not self.force:
             done = (grid.finished(cell) for cell in grid.runs)
             require_version(path for path in done if path)

@@ -22,6 +22,9 @@ class RunStudy(Study):
     jobs: int | None = None
     """Runs side by side; by default as many as there are cores, or as the cluster
     takes."""
+    share: str | None = None
+    """fsspec URL (s3://, gs://, sftp://, ...) where runs are kept, too: for machines
+    without a common folder."""
     report: bool = False
     """Train nothing: report on the cells that are there."""
 
