@@ -29,6 +29,10 @@ __all__ = [
 PACKAGES = ("simpo", "jax", "jaxlib", "equinox", "optax", "gymnasium", "mujoco")
 
 
+CPUINFO = Path("/proc/cpuinfo")
+"""Where Linux tells what the processors are."""
+
+
 def kind_of(run: Run) -> str:
     """`<env>/<agent>`: the folder of such runs."""
     return f"{run.env.replace('/', '_')}/{run.label or type(run.agent).__name__}"
@@ -63,9 +67,19 @@ def describe_machine() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
         "devices": [str(d) for d in jax.devices()],
         "packages": versions,
     }
+
+
+def processor() -> str:
+    """The processor's model, as far as the system tells."""
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def runs_like(run: Run, out: Path) -> Iterator[tuple[Path, str]]:

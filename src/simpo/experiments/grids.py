@@ -20,6 +20,7 @@ import numpy as np
 from simpo.checkpoint import read_json
 from simpo.experiments import page
 from simpo.experiments.cells import Cell, Grid, choose, require_version
+from simpo.experiments.machines import machines
 from simpo.experiments.published import Published
 from simpo.experiments.report import Report, Verdict
 from simpo.experiments.runstudy import RunStudy, require_positive
@@ -232,7 +233,7 @@ class GridStudy(RunStudy):
         return [HEADER[i] for i in used], [[x[i] for i in used] for x in lines]
 
     def notes(self, results: Results) -> list[str]:
-        """What the tables' numbers are, and where the published ones are from."""
+        """What the tables' numbers are, where from and made where."""
         sources = enumerate(self.sources(results), 1)
         notes = [f"({number}) {source}" for number, source in sources]
         if any(1 < len(entry.scores) < ENOUGH for entry in results.values()):
@@ -240,7 +241,8 @@ class GridStudy(RunStudy):
                 f"Bootstrap intervals of fewer than {ENOUGH} seeds are much too "
                 "narrow: see docs/statistics.md."
             )
-        return notes
+        runs = (run for entry in results.values() for run in entry.runs)
+        return [*notes, *machines(run.directory for run in runs)]
 
     def sources(self, results: Results) -> list[str]:
         """Where the published numbers are from, for footnotes."""
