@@ -69,11 +69,11 @@ def rows(simpo: Row, updates: int) -> dict[str, Row]:
     """All agents, for a number of updates.
 
     Args:
-        simpo: SiMPO's, whose values DPMD takes.
+        simpo: SiMPO's; DPMD takes its values, all take its scale of rewards.
         updates: Of agents that learn from replay.
     """
     ours: Any = simpo.agent
-    last = annealed(updates)
+    replay, last = {**REPLAY, "reward_scale": ours.reward_scale}, annealed(updates)
     return {
         "SiMPO": simpo,
         "DPMD": Row(
@@ -88,13 +88,13 @@ def rows(simpo: Row, updates: int) -> dict[str, Row]:
                 best_of=8,
                 initial_alpha=3.0,
                 alpha_interval=25,
-                **REPLAY,
+                **replay,
                 **last,
             ),
             SOURCE + "; 8 samples, noise tuned ten times as often",
         ),
         "SDAC": Row(
-            SDAC(model=DIFFUSION, proposals=32, **REPLAY, **last),
+            SDAC(model=DIFFUSION, proposals=32, **replay, **last),
             SOURCE + "; 32 proposals",
         ),
         "QVPO": Row(
@@ -102,28 +102,28 @@ def rows(simpo: Row, updates: int) -> dict[str, Row]:
                 model=FLOW,
                 candidates=8,
                 uniform_weight_updates=updates,
-                **REPLAY,
+                **replay,
                 **last,
             ),
             SOURCE + "; 8 candidates",
         ),
         "QSM": Row(
-            QSM(dynamics=Langevin(step_size=0.1), **REPLAY, **last),
+            QSM(dynamics=Langevin(step_size=0.1), **replay, **last),
             SOURCE + "; Langevin dynamics, tuned on InvertedDoublePendulum-v5",
         ),
         "IDEM": Row(
-            IDEM(model=DIFFUSION, proposals=32, **REPLAY, **last),
+            IDEM(model=DIFFUSION, proposals=32, **replay, **last),
             SOURCE + "; 32 proposals",
         ),
         "DACER": Row(
             replace(
-                DACER(model=DIFFUSION, alpha=2.0, alpha_interval=500, **REPLAY),
+                DACER(model=DIFFUSION, alpha=2.0, alpha_interval=500, **replay),
                 actor_lr=1e-4,
             ),
             SOURCE + "; noise tuned twenty times as often, its authors' actor_lr",
         ),
         "DIPO": Row(
-            DIPO(model=FLOW, pairs=20_000, new_pairs=4, **REPLAY, **last),
+            DIPO(model=FLOW, pairs=20_000, new_pairs=4, **replay, **last),
             SOURCE + "; 20,000 pairs, as many new ones as there are new steps",
         ),
         "DPPO": Row(
@@ -143,8 +143,8 @@ def rows(simpo: Row, updates: int) -> dict[str, Row]:
             SOURCE + "; tuned on InvertedDoublePendulum-v5",
             run=ON_POLICY,
         ),
-        "SAC": Row(SAC(alpha_lr=1e-3, **REPLAY), SOURCE),
-        "TD3": Row(TD3(**REPLAY), SOURCE),
+        "SAC": Row(SAC(alpha_lr=1e-3, **replay), SOURCE),
+        "TD3": Row(TD3(**replay), SOURCE),
         "PPO": Row(
             PPO(rollout_steps=128, actor_lr=1e-3, critic_lr=1e-3),
             SOURCE + "; tuned on InvertedDoublePendulum-v5",
@@ -176,14 +176,20 @@ RUN = Run(
     eval_every=7_500,
 )
 
-WALKER = replace(PENDULUM, candidate_noise=0.1, **annealed(20_000))
+WALKER = replace(PENDULUM, candidate_noise=0.2, reward_scale=0.35, **annealed(20_000))
 
 LOCOMOTION = Preset(
     source="ours; three minutes on one core",
     run=replace(
         RUN, env="HalfCheetah-v5", agent=WALKER, steps=81_000, eval_every=20_250
     ),
-    rows=rows(Row(WALKER, "tuned on HalfCheetah-v5"), 20_000),
+    rows=rows(
+        Row(
+            WALKER,
+            "noise, reward scale, floor and one sample by a sweep on HalfCheetah-v5",
+        ),
+        20_000,
+    ),
 )
 
 LAPTOP = Preset(
