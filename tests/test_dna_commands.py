@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -17,8 +18,10 @@ from simpo.dna.external import FromGrammar
 from simpo.dna.grammar import liver
 from simpo.dna.motifs import read_meme
 from simpo.dna.ridge import train_ridge
+from simpo.dna.scan import hits
 from simpo.dna.storage import load_oracle
 from simpo.dna.store import load_model
+from simpo.dna.usage import MotifUsage
 from simpo.experiments.sequences import pages, pretraining, training, tuning
 from simpo.experiments.sequences.options import Tuned
 from simpo.generative.masked import AllMasked, ExactMasks, MaskedDiffusion
@@ -197,10 +200,31 @@ def test_evaluation_is_a_row_per_set(world):
     assert float(table[1]["strong"]) == pytest.approx(np.median(bounded), abs=1e-4)
 
 
+def test_motif_hits_are_kept_for_every_set(world):
+    usage = MotifUsage.read(world.folder / "judged" / "motif_hits.csv")
+    motifs = read_meme("motifs.meme")
+    assert usage.motifs == tuple(motif.name for motif in motifs)
+    assert list(usage.rates) == ["natural", "samples", "after"]
+    for name, rates in usage.rates.items():
+        tokens = read_sequences(world.folder / "judged" / f"{name}.csv").tokens
+        expected = 100 * hits(motifs, tokens).sum(0) / tokens.size
+        np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_damaged_motif_hits_get_one_line(world, tmp_path):
+    shutil.copytree(world.folder / "judged", tmp_path / "judged")
+    (tmp_path / "judged" / "motif_hits.csv").write_text("motif,after\nHNF1A,few\n")
+    found = dna("report", tmp_path / "judged", "--out", tmp_path / "page.html")
+    assert found.code == 2 and found.error.count("\n") == 1
+    assert "motif_hits.csv, line 2: after is 'few'" in found.error
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_a_page_holds_everything(world):
     page = (world.folder / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 3 and "http" not in page
-    for text in ("Judges", "Rounds", "tuned/after", "judged/natural", "longest_run"):
+    assert page.count("data:image/png;base64") == 4 and "http" not in page
+    shown = ("Judges", "Rounds", "Motifs", "tuned/after", "judged/natural")
+    for text in (*shown, "longest_run", "Hits of motifs per 100 bases"):
         assert text in page
     assert decode(read_sequences(world.folder / "samples.csv").tokens[0]) in page
     assert "1 sets" not in world.said["report"] and "6 sets" in world.said["report"]

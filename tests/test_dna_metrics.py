@@ -13,6 +13,7 @@ from scipy import stats
 from simpo.dna.data import decode, reverse_complement
 from simpo.dna.metrics import (
     gc,
+    hit_rate,
     kmer_correlation,
     kmer_counts,
     kmer_entropy,
@@ -132,6 +133,14 @@ def test_motifs_are_compared_by_their_ranks():
     for wrong in (b[:, :-1], b[0]):
         with pytest.raises(SimpoError, match="of the same motifs, not"):
             motif_correlation(a, wrong)
+
+
+def test_hit_rates_are_per_hundred_bases():
+    counts = np.array([[0, 2], [1, 4], [0, 0], [0, 6]])
+    np.testing.assert_allclose(hit_rate(counts, 60), [100 / 240, 100 * 12 / 240])
+    for wrong in (counts[0], counts[:0]):
+        with pytest.raises(SimpoError, match=r"needs hits \[sequences, motifs\]"):
+            hit_rate(wrong, 60)
 
 
 def test_quantiles_show_two_modes():

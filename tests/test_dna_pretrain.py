@@ -16,6 +16,7 @@ from simpo.dilated import Size
 from simpo.dna.data import read_sequences
 from simpo.dna.pretrain import Pretraining, nll, pretrain
 from simpo.dna.store import SequenceModel, load_model
+from simpo.dna.usage import MotifUsage
 from simpo.experiments.dna_demo import METHODS
 from simpo.types import SimpoError
 
@@ -123,7 +124,10 @@ def test_the_demonstration(tmp_path):
     assert list(rows)[2:] == list(METHODS)
     assert {row["oracle_calls"] for row in list(rows.values())[2:]} == {str(2 * 64)}
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 3 and "http" not in page
+    assert page.count("data:image/png;base64") == 4 and "http" not in page
+    usage = MotifUsage.read(folder / "motif_hits.csv")
+    assert set(usage.motifs) == {"HNF4A", "HNF1A", "FOXA", "CEBP"}
+    assert list(usage.rates) == list(rows) and (folder / "motifs.svg").is_file()
     made = read_sequences(folder / "Square.csv")
     assert made.tokens.shape == (16, 60)
     assert load_model(folder / "models" / "sqrneg").diffusion.length == 60

@@ -14,7 +14,9 @@ from simpo.dna.drakes import Drakes
 from simpo.dna.finetune import SignedTuning
 from simpo.dna.grammar import liver
 from simpo.dna.guidance import BestOf, Guide, Plain
+from simpo.dna.motifs import read_meme
 from simpo.dna.objective import Objective
+from simpo.dna.usage import MotifUsage
 from simpo.experiments.dna_methods import ABLATION, CLAIMS, METHODS, PUBLISHED, design
 from simpo.experiments.dna_results import Interval, Line, above
 from simpo.experiments.dna_study import Cell
@@ -174,6 +176,8 @@ def test_the_table_of_a_small_world(files, tmp_path, capsys):
     folder = tmp_path / "dna" / "smoke"
     for name in ("report.html", "report.txt", "medians.png", "rounds.svg"):
         assert (folder / name).stat().st_size > 500
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 3 and "Hits of motifs" in page
     with (folder / "cells.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["seed"]) for row in rows] == [
@@ -181,12 +185,29 @@ def test_the_table_of_a_small_world(files, tmp_path, capsys):
     ]
     budget = SETUPS["smoke"].rounds * SETUPS["smoke"].group
     assert rows[-1]["oracle_calls"] == str(budget)
+    usage = MotifUsage.read(folder / "motif_hits.csv")
+    assert list(usage.rates) == ["natural", "Pretrained", EXP]
+    assert usage.motifs == tuple(m.name for m in read_meme(files / "motifs.meme"))
+    own = sorted((folder / "cells" / "pretrained").rglob("motif_hits.csv"))
     made = sorted((folder / "cells").rglob("sequences.csv"))
     before = [path.stat().st_mtime_ns for path in made]
 
+    # One set was judged by a version without motifs, one has other numbers.
+    text, row = own[0].read_text(), own[0].parent / "row.json"
+    by = json.loads(row.read_text())["by"]
+    row.write_text(json.dumps(json.loads(row.read_text()) | {"by": by[:-1]}))
+    own[0].unlink()
+    other = np.array([1.0, 2.0, 3.0, 4.0])
+    MotifUsage(usage.motifs, {"Pretrained": other}).write(own[1])
+
     # Sets that are there are not made again; a report makes none.
-    assert command(files, tmp_path, "--report") == 0
+    assert command(files, tmp_path, "--report", "--seeds", "2") == 0
     assert [p.stat().st_mtime_ns for p in made] == before
+    assert own[0].read_text() == text and by[-1] == "motif_hits.csv"
+    seeds = [MotifUsage.read(path).rates["Pretrained"] for path in own]
+    found = MotifUsage.read(folder / "motif_hits.csv").rates["Pretrained"]
+    np.testing.assert_allclose(found, np.mean(seeds, axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(seeds[1], other)
     assert "SiMPO-Square" not in capsys.readouterr().out.split("[not shown]")[0]
 
     # A world of other files is not mixed with.

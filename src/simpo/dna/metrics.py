@@ -16,6 +16,7 @@ from simpo.types import SimpoError
 __all__ = [
     "Quantiles",
     "gc",
+    "hit_rate",
     "kmer_correlation",
     "kmer_counts",
     "kmer_entropy",
@@ -99,6 +100,21 @@ def motif_correlation(a: Any, b: Any) -> float:
             f"and {b.shape}"
         )
     return spearman(a.sum(axis=0), b.sum(axis=0))
+
+
+def hit_rate(hits: Any, bases: int) -> np.ndarray:
+    """Hits of each motif per 100 bases, in sequences of so many: [N, M] -> [M].
+
+    Raises:
+        SimpoError: Hits that are not [N, M], or of no sequences.
+    """
+    found = np.asarray(hits)
+    if found.ndim != 2 or not len(found) or bases < 1:
+        raise SimpoError(
+            f"a rate needs hits [sequences, motifs], not {found.shape}, of sequences "
+            f"of at least one base, not {bases}"
+        )
+    return 100 * found.mean(axis=0) / bases
 
 
 def pearson(x: Any, y: Any) -> float:

@@ -9,7 +9,7 @@ the oracle was exploited, not followed.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from simpo.dna.constraints import Template
 from simpo.dna.metrics import (
     gc,
+    hit_rate,
     kmer_correlation,
     motif_correlation,
     pairwise_hamming,
@@ -28,9 +29,22 @@ from simpo.dna.objective import Calls
 from simpo.dna.oracle import Oracle
 from simpo.dna.pretrain import nll
 from simpo.dna.scan import hits
+from simpo.dna.usage import MotifUsage
 from simpo.generative.masked import MaskedDiffusion
 
-__all__ = ["Judges", "header", "lines"]
+__all__ = ["Judged", "Judges", "header", "lines"]
+
+
+class Judged(NamedTuple):
+    """What was found out about a set.
+
+    Attributes:
+        row: Its numbers, as a row of a table.
+        rates: Hits of every motif per 100 bases [M]; empty without motifs.
+    """
+
+    row: dict[str, Any]
+    rates: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +88,41 @@ class Judges:
         """Motif hits in the natural sequences [N, M]."""
         return hits(self.fitting, self.natural)
 
-    def likeness(self, letters: np.ndarray) -> dict[str, float]:
-        """What needs motifs, or a classifier, where those are there."""
+    def motif_hits(self, letters: np.ndarray) -> np.ndarray:
+        """Motif hits in a set: [N, l] -> [N, M]; the natural one is known already."""
+        if not self.fitting:
+            return np.zeros((len(letters), 0), np.int64)
+        if letters is self.natural:
+            return self.natural_hits
+        return hits(self.fitting, letters)
+
+    def rates(self, counts: np.ndarray) -> np.ndarray:
+        """Hits per 100 bases: [N, M] -> [M]."""
+        return hit_rate(counts, self.natural.shape[1])
+
+    def usage(self, rates: Mapping[str, np.ndarray]) -> MotifUsage:
+        """Rates [M] of sets by name, with the names of the motifs."""
+        return MotifUsage(tuple(motif.name for motif in self.fitting), rates)
+
+    def likeness(self, letters: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+        """What needs motif hits [N, M], or a classifier, where those are there."""
         found = {}
         if self.fitting:
-            here = hits(self.fitting, letters)
-            found["motif_correlation"] = motif_correlation(here, self.natural_hits)
+            found["motif_correlation"] = motif_correlation(counts, self.natural_hits)
         if self.accessibility:
             chance = self.accessibility(self.whole(letters))
             found["accessible"] = float((chance > 0.5).mean())
         return found
 
-    def row(self, name: str, letters: np.ndarray, calls: Calls) -> dict[str, Any]:
-        """Everything about a set [N, l], as a row of a table."""
+    def judge(self, name: str, letters: np.ndarray, calls: Calls) -> Judged:
+        """Everything about a set [N, l]; motifs are looked for once."""
+        counts = self.motif_hits(letters)
+        return Judged(self.row(name, letters, calls, counts), self.rates(counts))
+
+    def row(
+        self, name: str, letters: np.ndarray, calls: Calls, counts: np.ndarray
+    ) -> dict[str, Any]:
+        """The numbers of a set [N, l] with so many motif hits [N, M]."""
         found: dict[str, Any] = {"set": name, "sequences": len(letters)}
         for judge, values in self.scores(letters).items():
             low, middle, high = quantiles(values)
@@ -97,7 +133,7 @@ class Judges:
             "distance": float(np.median(reward.distance(self.whole(letters)))),
             "nll": float(np.median(likely)),
             "kmer_correlation": kmer_correlation(letters, self.natural),
-            **self.likeness(letters),
+            **self.likeness(letters, counts),
             "hamming": pairwise_hamming(letters),
             "unique": unique_share(letters),
             "gc": float(gc(letters).mean()),

@@ -29,6 +29,7 @@ from simpo.dna.oracle import Oracle
 from simpo.dna.pretrain import Pretraining, pretrain
 from simpo.dna.ridge import train_ridge
 from simpo.dna.store import SequenceModel
+from simpo.dna.usage import USAGE
 from simpo.experiments import page
 from simpo.experiments.designs import Judges, header, lines
 from simpo.experiments.report import Report, Study
@@ -39,6 +40,7 @@ from simpo.plotting.designs import (
     count_bases,
     draw_distributions,
     draw_logos,
+    draw_motifs,
     draw_rounds,
 )
 from simpo.weighting import Exponential, Square, Weighting
@@ -94,7 +96,10 @@ class DnaDemo(Study):
         report.advance("pretraining", 0)
         model = self.pretrain(natural, report)
         best = natural[np.argsort(truth(natural))[-max(20, len(natural) // 100) :]]
-        judges = Judges({"reward": reward, "truth": truth}, best, DIFFUSION, model.net)
+        judges = Judges(
+            *({"reward": reward, "truth": truth}, best, DIFFUSION, model.net),
+            motifs=grammar.motifs,
+        )
         sets: dict[str, Any] = {
             "natural, top 1 %": (best, Calls()),
             "pretrained": (self.draw(model.net), Calls()),
@@ -173,8 +178,11 @@ class DnaDemo(Study):
         self, report: Report, judges: Judges, sets: dict[str, Any], curves: dict
     ) -> None:
         """The table, the pictures, the page, the sequences."""
-        rows = [judges.row(name, *given) for name, given in sets.items()]
+        judged = {name: judges.judge(name, *given) for name, given in sets.items()}
+        rows = [found.row for found in judged.values()]
+        usage = judges.usage({name: found.rates for name, found in judged.items()})
         report.add("designs", rows)
+        report.add("motif_hits", usage.rows)
         shown = header(judges, rows), lines(judges, rows)
         report.say(table(*shown))
         folder, letters = report.folder, {n: x for n, (x, _) in sets.items()}
@@ -183,21 +191,21 @@ class DnaDemo(Study):
             judge: {n: found[judge] for n, found in scores.items()}
             for judge in judges.oracles
         }
+        rounds = "Median reward of the group", "Fine-tuning", folder / "rounds"
+        bases = {n: count_bases(x) for n, x in letters.items()}
         pictures = [
-            *draw_rounds(
-                curves, "Median reward of the group", "Fine-tuning", folder / "rounds"
-            ),
+            *draw_rounds(curves, *rounds),
             *draw_distributions(by_judge, folder / "scores"),
-            *draw_logos(
-                {n: count_bases(x) for n, x in letters.items()}, folder / "logos"
-            ),
+            *draw_motifs(usage.motifs, usage.rates, folder / "motifs"),
+            *draw_logos(bases, folder / "logos"),
         ]
         for name, x in letters.items():
             names = tuple(f"{name}-{i}".replace(" ", "_") for i in range(len(x)))
             file = f"{name.partition(' (')[0].replace(' ', '_').replace('.', '')}.csv"
             data = Sequences(names, x, scores[name]["reward"], {})
             write_sequences(folder / file.replace(",", "").replace("%", ""), data)
-        parts = [page.rows("Designed sequences", *shown), f"<p>{NOTE}</p>"]
+        parts = [page.rows("Designed sequences", *shown)]
+        parts += [f"<p>{note}</p>" for note in (NOTE, USAGE)]
         parts += [
             page.picture(path, path.stem) for path in pictures if path.suffix == ".png"
         ]
@@ -212,6 +220,7 @@ NOTE = (
     "noisy measurements; the truth is the grammar itself, which no method has seen. "
     "nats/base: bound of the negative log-likelihood under the pretrained model "
     "(1.386 is noise). 3-mers: Pearson correlation of 3-mer counts with the natural "
-    "top 1 %. distance: share of bases that differ from the nearest measured sequence. "
-    "One seed: differences between methods are no evidence."
+    "top 1 %; motifs: Spearman correlation of the hits of the grammar's motifs with "
+    "those there. distance: share of bases that differ from the nearest measured "
+    "sequence. One seed: differences between methods are no evidence."
 )

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from simpo.checkpoint import read_json
+from simpo.dna.usage import USAGE, MotifUsage
 from simpo.experiments import page
 from simpo.experiments.designs import COLUMNS, Judges
 from simpo.experiments.report import Report, Verdict
@@ -56,12 +57,14 @@ class Line:
         published: The paper's number, where there is one.
         sets: Judged sets by seed.
         curves: Median scores of the rounds [R], by seed; empty without rounds.
+        rates: Motif hits per 100 bases, mean over seeds [M]; None without motifs.
     """
 
     rate: float | None
     published: float | None
     sets: Mapping[int, Mapping[str, Any]]
     curves: Sequence[np.ndarray]
+    rates: np.ndarray | None = None
 
     def median(self, judge: str) -> Interval:
         """Of the medians over seeds."""
@@ -123,16 +126,19 @@ def tell(
     if not rows:
         report.say("nothing is there yet")
         return
+    usage = usage_of(judges, lines)
+    report.add("motif_hits", usage.rows if usage else [])
     shown = list(rows[0]), [list(row.values()) for row in rows]
     report.say(table(*shown))
     for text in (*NOTES, *verdicts):
         report.say(text)
     parts = [page.verdict_list(verdicts)] if verdicts else []
     parts.append(page.rows("Methods", *shown))
-    parts += [f"<p>{note}</p>" for note in NOTES]
+    notes = (*NOTES, USAGE) if usage else NOTES
+    parts += [f"<p>{note}</p>" for note in notes]
     parts += [
         page.picture(path, path.stem)
-        for path in pictures(judges, lines, report.folder)
+        for path in pictures(judges, lines, usage, report.folder)
         if path.suffix == ".png"
     ]
     parts.append(page.details("Oracles and generator", world))
@@ -143,8 +149,18 @@ def tell(
     (report.folder / "report.html").write_text(html, encoding="utf-8")
 
 
-def pictures(judges: Judges, lines: Mapping[str, Line], folder: Path) -> list[Path]:
-    """Medians by judge, and scores over rounds."""
+def usage_of(judges: Judges, lines: Mapping[str, Line]) -> MotifUsage | None:
+    """Motif hits of the natural sequences and of every method, where there are any."""
+    rates = {name: line.rates for name, line in lines.items() if line.rates is not None}
+    if not rates:
+        return None
+    return judges.usage({"natural": judges.rates(judges.natural_hits), **rates})
+
+
+def pictures(
+    judges: Judges, lines: Mapping[str, Line], usage: MotifUsage | None, folder: Path
+) -> list[Path]:
+    """Medians by judge, scores over rounds, and motifs."""
     medians = {
         judge: {name: line.median(judge) for name, line in lines.items()}
         for judge in judges.oracles
@@ -155,6 +171,8 @@ def pictures(judges: Judges, lines: Mapping[str, Line], folder: Path) -> list[Pa
     if curves:
         label = "Median reward of a group, mean over seeds"
         paths += plots.draw_rounds(curves, label, "Fine-tuning", folder / "rounds")
+    if usage:
+        paths += plots.draw_motifs(usage.motifs, usage.rates, folder / "motifs")
     return paths
 
 

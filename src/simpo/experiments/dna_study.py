@@ -1,8 +1,10 @@
 """Studies of sequence design: methods on one generator, with one budget of scores.
 
 dna/<scale>/world/   oracles and generators, trained once
-dna/<scale>/cells/   METHOD/RATE/SEED/: made.json, row.json, sequences.csv, rounds.csv
-dna/<scale>/         cells.csv methods.csv report.txt report.html, pictures
+dna/<scale>/cells/   METHOD/RATE/SEED/: made.json, sequences.csv, rounds.csv; and
+                     row.json, motif_hits.csv, which tell how the set was judged
+dna/<scale>/         cells.csv methods.csv motif_hits.csv report.txt report.html,
+                     pictures
 
 The rate of a method is the one of the best median by the reward oracle, of a seed that
 is used for nothing else; methods are judged by the evaluation oracle. A set that is
@@ -23,6 +25,7 @@ from simpo.checkpoint import read_json, write_json
 from simpo.dna.data import Sequences, read_sequences, write_sequences
 from simpo.dna.objective import Calls
 from simpo.dna.storage import load_oracle
+from simpo.dna.usage import MOTIF_HITS, MotifUsage
 from simpo.experiments.designs import Judges
 from simpo.experiments.dna_methods import Method, design
 from simpo.experiments.dna_results import Line, tell
@@ -149,12 +152,16 @@ class DnaStudy(Study):
 
     def line(self, name: str, rows: Mapping[Cell, Any]) -> Line:
         """What is known of a method, from its judged sets."""
-        files = [c.folder(self.folder / "cells") / "rounds.csv" for c in rows]
+        homes = [cell.folder(self.folder / "cells") for cell in rows]
+        files = [home / "rounds.csv" for home in homes]
+        used = [home / MOTIF_HITS for home in homes if (home / MOTIF_HITS).exists()]
+        rates = [MotifUsage.read(path).rates[name] for path in used]
         return Line(
             rate=next(iter(rows)).rate if self.chosen[name].tuned else None,
             published=self.published(name),
             sets={cell.seed: row for cell, row in rows.items()},
             curves=[np.loadtxt(file, ndmin=1) for file in files if file.exists()],
+            rates=np.mean(rates, axis=0) if rates else None,
         )
 
     def make(self, report: Report) -> tuple[World, Judges]:
@@ -234,12 +241,15 @@ class DnaStudy(Study):
             save(folder, made.letters, made.calls, made.curve)
         tell(self.setup.rounds - done)
         by = [*judges.oracles, *(["open"] if judges.accessibility else [])]
+        by += [MOTIF_HITS] if judges.fitting else []
         if (path := folder / "row.json").exists() and read_json(path)["by"] == by:
             return read_json(path)
         letters = read_sequences(folder / "sequences.csv").tokens
         calls = Calls(**read_json(folder / "made.json"))
-        row = {**judges.row(cell.method, letters, calls), "by": by}
-        write_json(path, {**cell._asdict(), **row})
+        judged = judges.judge(cell.method, letters, calls)
+        if judges.fitting:
+            judges.usage({cell.method: judged.rates}).write(folder / MOTIF_HITS)
+        write_json(path, {**cell._asdict(), **judged.row, "by": by})
         return read_json(path)
 
 

@@ -1,6 +1,6 @@
-"""Pictures of designed sequences: scores over rounds, distributions, logos."""
+"""Pictures of designed sequences: scores over rounds, distributions, motifs, logos."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 
 from simpo.plotting.style import (
+    BLACK,
     BLUE,
     GREEN,
     GREY,
@@ -28,12 +29,15 @@ __all__ = [
     "draw_distributions",
     "draw_logos",
     "draw_medians",
+    "draw_motifs",
     "draw_rounds",
 ]
 
 COLORS = dict(zip("ACGT", (GREEN, BLUE, ORANGE, VERMILLION), strict=True))
 """Of bases, distinct to colour-blind readers."""
 FONT = FontProperties(family="DejaVu Sans", weight="bold")
+MOTIFS, WORD = 12, 24
+"""Motifs that a picture shows at most, and letters of their names."""
 
 
 def draw_rounds(
@@ -129,6 +133,57 @@ def draw_sets(axes: Axes, sets: Mapping[str, np.ndarray]) -> None:
         axes.plot([low, high], [place, place], color=BLUE, linewidth=3)
         axes.plot(middle, place, "o", color=VERMILLION, markersize=6)
     axes.set_yticks(range(len(sets)), list(sets)[::-1])
+
+
+def draw_motifs(
+    motifs: Sequence[str], rates: Mapping[str, np.ndarray], out: Path
+) -> list[Path]:
+    """A row per set, a column per motif: the motifs whose rates differ most.
+
+    Args:
+        motifs: Their names [M].
+        rates: Hits per 100 bases [M], by set.
+        out: File name without suffix.
+
+    Returns:
+        The files written.
+    """
+    values = np.array(list(rates.values()))
+    widest = np.argsort(-np.ptp(values, axis=0), kind="stable")[:MOTIFS]
+    names = [short(motifs[int(i)]) for i in widest]
+
+    def fill(figure: Figure) -> None:
+        axes = figure.subplots()
+        draw_rates(axes, values[:, widest])
+        plain = {"parse_math": False}  # names are not formulas
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", **plain)
+        axes.set_yticks(range(len(rates)), list(rates), **plain)
+        axes.set_xlabel("Motif")
+        axes.set_ylabel("Set")
+        axes.set_title("Hits per 100 bases")
+
+    beside = 2.4 + 0.085 * max(map(len, rates))  # names of sets, and the colour bar
+    below = 1.2 + 0.055 * max(map(len, names))  # names of motifs, and the title
+    return draw(out, (beside + 0.6 * len(names), below + 0.34 * len(rates)), fill)
+
+
+def draw_rates(axes: Axes, values: np.ndarray) -> None:
+    """Hits per 100 bases [S, M], as colours and numbers."""
+    image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0)
+    for (row, column), rate in np.ndenumerate(values):
+        red, green, blue, _ = image.cmap(image.norm(rate))
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.45
+        axes.text(
+            column, row, f"{rate:.2f}", ha="center", va="center",
+            fontsize=8.5, color="white" if dark else BLACK,
+        )  # fmt: skip
+    axes.grid(visible=False)
+    axes.figure.colorbar(image, ax=axes)
+
+
+def short(name: str) -> str:
+    """A name that fits below a column."""
+    return name if len(name) <= WORD else f"{name[: WORD - 1]}…"
 
 
 def draw_logos(counts: Mapping[str, np.ndarray], out: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """`simpo dna evaluate`: a table of sets of sequences, by everything that judges them.
 
 OUT/designs.csv      a row per set (experiments/designs.py), designs.json as printed
+OUT/motif_hits.csv   hits per 100 bases, a row per motif, a column per set
 OUT/NAME.csv         the sequences of a set, with a column `score:JUDGE` per oracle
 """
 
@@ -15,6 +16,7 @@ from simpo.dna.data import Sequences, read_sequences, write_sequences
 from simpo.dna.files import write_table
 from simpo.dna.motifs import read_meme
 from simpo.dna.objective import Calls
+from simpo.dna.usage import MOTIF, MOTIF_HITS
 from simpo.experiments.designs import Judges, header, lines
 from simpo.experiments.sequences.inputs import (
     Progress,
@@ -32,16 +34,18 @@ from simpo.types import SimpoError
 __all__ = ["run", "set_names"]
 
 NATURAL = "natural"
+TAKEN = (NATURAL, "designs", MOTIF_HITS.partition(".")[0], MOTIF)
+"""What no set of a file can be called."""
 
 
 def run(options: Evaluation, tell: Progress) -> list[str]:
     """Judge, save; what is to be printed."""
     require_free(options.out, options.force)
     judges, sets = read(options)
-    rows = []
+    rows, rates = [], {}
     for number, (name, data) in enumerate(sets.items()):
         tell(name, number)
-        row = judges.row(name, data.tokens, Calls())
+        row, rates[name] = judges.judge(name, data.tokens, Calls())
         unknown = [n for n in row if n.endswith("_calls")]
         if np.isnan(row["distance"]):
             unknown.append("distance")
@@ -53,6 +57,8 @@ def run(options: Evaluation, tell: Progress) -> list[str]:
         write_json(folder / "config.json", written(options))
         write_table(folder / "designs.csv", {n: texts(rows, n) for n in rows[0]})
         write_json(folder / "designs.json", {"header": shown[0], "lines": shown[1]})
+        if judges.fitting:
+            judges.usage(rates).write(folder / MOTIF_HITS)
         for name, data in sets.items():
             columns = {
                 f"score:{judge}": np.array([f"{x:.6g}" for x in found])
@@ -85,7 +91,7 @@ def read(options: Evaluation) -> tuple[Judges, dict[str, Sequences]]:
     }
     natural = read_natural(options)
     sets = {NATURAL: fit(natural, options, template, bases, options.natural)}
-    for name, path in set_names(options.files, (NATURAL, "designs")).items():
+    for name, path in set_names(options.files, TAKEN).items():
         data = read_sequences(path, sequence=options.column)
         sets[name] = fit(data, options, template, bases, path)
     open_chromatin = None

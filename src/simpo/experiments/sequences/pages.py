@@ -13,6 +13,7 @@ from simpo.checkpoint import plain, read_json
 from simpo.dna.data import Sequences, decode, read_sequences
 from simpo.dna.files import LABEL, is_number, read_table
 from simpo.dna.metrics import gc, pairwise_hamming, quantiles, unique_share
+from simpo.dna.usage import MOTIF_HITS, USAGE, MotifUsage
 from simpo.experiments import page
 from simpo.experiments.sequences.inputs import Progress
 from simpo.experiments.sequences.options import PageMaking
@@ -20,6 +21,7 @@ from simpo.plotting.designs import (
     count_bases,
     draw_distributions,
     draw_logos,
+    draw_motifs,
     draw_rounds,
 )
 from simpo.types import SimpoError
@@ -32,7 +34,7 @@ LEAST = 0.2
 FIRST = ("natural", "before", "after")
 """Sets that come first, in this order."""
 TABLE = "designs.json"
-OTHERS = ("rounds.csv", "designs.csv", "bound.csv")
+OTHERS = ("rounds.csv", "designs.csv", "bound.csv", MOTIF_HITS)
 """Files of folders that hold no sequences."""
 
 
@@ -44,6 +46,7 @@ class Found:
         sets: Sequences by name.
         rounds: Median scores by folder [R].
         tables: Header and lines by folder.
+        motifs: Their hits by folder.
         judged: Sets that are in these.
         settings: Options by folder.
     """
@@ -51,6 +54,7 @@ class Found:
     sets: dict[str, Sequences] = field(default_factory=dict)
     rounds: dict[str, np.ndarray] = field(default_factory=dict)
     tables: dict[str, tuple[list[str], list[list[str]]]] = field(default_factory=dict)
+    motifs: dict[str, MotifUsage] = field(default_factory=dict)
     judged: set[str] = field(default_factory=set)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -133,6 +137,8 @@ def add_numbers(found: Found, folder: Path) -> None:
                 found.tables[name] = header, lines
             case _:
                 raise SimpoError(f"{folder / 'designs.json'} is damaged")
+    if (folder / MOTIF_HITS).is_file():
+        found.motifs[name] = MotifUsage.read(folder / MOTIF_HITS)
     if (folder / "config.json").is_file():
         found.settings[name] = read_json(folder / "config.json")
 
@@ -160,6 +166,7 @@ def parts(options: PageMaking, found: Found, folder: Path) -> list[str]:
         made += heading("Scores")
         made += shown(draw_distributions(by_judge, folder / "scores"))
         made.append(f"<p>{SCORES}</p>")
+    made += motifs(found.motifs, folder)
     made += heading("Logos") + logos(found.sets, folder)
     if options.first:
         made += heading("Sequences")
@@ -173,6 +180,15 @@ SCORES = (
     "Bars reach from 10 to 90 % of a set, circles are medians, dots are sequences, at "
     "most 200 of each set."
 )
+
+
+def motifs(usages: Mapping[str, MotifUsage], folder: Path) -> list[str]:
+    """Which motifs sets use, a picture per folder that tells it."""
+    made, out = [], folder / "motifs"  # read into the page, then drawn over
+    for name, usage in usages.items():
+        text = "Motifs" if len(usages) == 1 else f"Motifs: {escape(name)}"
+        made += heading(text) + shown(draw_motifs(usage.motifs, usage.rates, out))
+    return [*made, f"<p>{USAGE}</p>"] if made else []
 
 
 def logos(sets: Mapping[str, Sequences], folder: Path) -> list[str]:
