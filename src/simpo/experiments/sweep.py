@@ -122,7 +122,8 @@ class Sweep(RunStudy):
         report.say(self.confirm(best_of(trials), report))
         title = f"{self.agent_name} on {self.task}: mean return over {self.seeds} seeds"
         logarithmic = [r.name for r in self.ranges if r.log]
-        draw_sweep(trials, self.own, logarithmic, title, self.out / "sweep")
+        choices = {r.name: r.choices for r in self.ranges if r.choices}
+        draw_sweep(trials, self.own, logarithmic, choices, title, self.out / "sweep")
 
     @property
     def settings(self) -> dict[str, Any]:

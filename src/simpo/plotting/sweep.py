@@ -45,6 +45,7 @@ def draw_sweep(
     trials: Sequence[Trial],
     own: Mapping[str, Any],
     logarithmic: Sequence[str],
+    choices: Mapping[str, Sequence[Any]],
     title: str,
     out: Path,
 ) -> list[Path]:
@@ -54,6 +55,7 @@ def draw_sweep(
         trials: All that were tried.
         own: The preset's values.
         logarithmic: Names whose axis is logarithmic.
+        choices: Values of names that have a few; drawn side by side.
         title: What was swept.
         out: File name without suffix.
 
@@ -64,7 +66,7 @@ def draw_sweep(
     def fill(figure: Figure) -> None:
         panels = grid(figure, len(own), 4)
         for axes, name in zip(panels, own, strict=True):
-            draw_name(axes, name, trials, own[name])
+            draw_name(axes, name, trials, own[name], choices.get(name, ()))
             if name in logarithmic:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -82,13 +84,22 @@ def draw_sweep(
     return draw(out, (3.4 * columns + 0.4, 3.2 * rows + 0.7), fill)
 
 
-def draw_name(axes: Axes, name: str, trials: Sequence[Trial], own: Any) -> None:
+def draw_name(
+    axes: Axes, name: str, trials: Sequence[Trial], own: Any, choices: Sequence[Any]
+) -> None:
     """Scores over the values of one name."""
+
+    def place(value: Any) -> Any:
+        return choices.index(value) if value in choices else value
+
     looks = {True: ("all seeds", BLUE, BLUE), False: ("given up", GREY, "none")}
     for complete, (label, color, inside) in looks.items():
         chosen = [t for t in trials if t.complete == complete and t.scores]
-        x, y = [t.values[name] for t in chosen], [t.score for t in chosen]
+        x, y = [place(t.values[name]) for t in chosen], [t.score for t in chosen]
         axes.scatter(x, y, 28, edgecolors=color, facecolors=inside, label=label)
-    axes.axvline(own, color=VERMILLION, linewidth=1.2, label="preset")
+    axes.axvline(place(own), color=VERMILLION, linewidth=1.2, label="preset")
+    if choices:
+        axes.set_xticks(range(len(choices)), [str(value) for value in choices])
+        axes.set_xlim(-0.5, len(choices) - 0.5)
     axes.set_xlabel(name)
     axes.set_ylabel("Return")
