@@ -186,7 +186,8 @@ LOCOMOTION = Preset(
     rows=rows(
         Row(
             WALKER,
-            "noise, reward scale, floor and one sample by a sweep on HalfCheetah-v5",
+            "candidate noise and reward scale from an undecided sweep on "
+            "HalfCheetah-v5 (docs/sweeps.md), the rest from the pendulum's",
         ),
         20_000,
     ),
