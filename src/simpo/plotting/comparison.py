@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simpo.plotting.curves import finish_curve, mean_interval
+from simpo.plotting.scores import ENOUGH
 from simpo.plotting.style import BLACK, DASHED, Below, Look, draw, grid, looks_of
 
 __all__ = ["Bar", "Curve", "comparison", "draw_task"]
@@ -87,19 +88,24 @@ def draw_ranking(axes: Axes, ranking: Sequence[Bar], looks: Mapping[str, Look]) 
 def draw_task(
     axes: Axes, task: str, by_agent: Mapping[str, Curve], looks: Mapping[str, Look]
 ) -> None:
-    """Mean over seeds and its interval for every agent.
+    """Mean over seeds for every agent, with its interval, or the seeds if they are few.
 
-    The means set the limits: intervals of two or three seeds would hide them.
+    A t-interval of two or three seeds is as wide as the picture and hides all others.
     """
-    means = []
+    few = any(len(curve.returns) < ENOUGH for curve in by_agent.values())
+    shown = []
     for agent, curve in by_agent.items():
         color, line = looks[agent]
         mean, low, high = mean_interval(curve.returns)
-        means.append(mean)
         axes.plot(curve.steps, mean, color=color, linestyle=line, label=agent)
-        axes.fill_between(curve.steps, low, high, color=color, alpha=0.12, linewidth=0)
-    low, high = min(map(np.min, means)), max(map(np.max, means))
+        if few:
+            axes.plot(curve.steps, curve.returns.T, color=color, lw=0.7, alpha=0.4)
+        else:
+            axes.fill_between(curve.steps, low, high, color=color, alpha=0.12, lw=0)
+        shown += [*curve.returns] if few else [mean]
+    low, high = min(map(np.min, shown)), max(map(np.max, shown))
     margin = 0.1 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
     axes.set_title(task)
-    finish_curve(axes, "Return (band: 95 % t-interval over seeds)")
+    about = "thin: single seeds" if few else "band: 95 % t-interval over seeds"
+    finish_curve(axes, f"Return ({about})")
