@@ -112,6 +112,8 @@ def test_what_is_done_is_fetched_once_and_not_made_again(expected, url, tmp_path
     )
     same(expected, again)
     assert not (again / "checkpoints").exists()
+    there = tmp_path / "bucket" / made.relative_to(tmp_path / "first")
+    assert sorted(p.name for p in there.glob("checkpoints/*")) == names(500, 600)
     mark = again / "progress.csv"
     before = mark.stat().st_mtime_ns
     Share(url).fetch(tmp_path / "second")

@@ -26,6 +26,8 @@ __all__ = ["Sender", "Share"]
 STATUS, MANIFEST = "status.json", "manifest.json"
 States: TypeAlias = dict[PurePosixPath, tuple[int, int]]
 """Files by name, with the time of their last change and their size."""
+OF_ANOTHER = (-1, -1)
+"""The state of files that another process sent: as good as changed."""
 
 
 class Progress(NamedTuple):
@@ -33,7 +35,7 @@ class Progress(NamedTuple):
 
     Attributes:
         done: Whether nothing is left to do.
-        step: Of the newest checkpoint; -1 without one.
+        step: Of the newest checkpoint; -1 without one, or if it is done.
     """
 
     done: bool
@@ -42,9 +44,10 @@ class Progress(NamedTuple):
     @classmethod
     def of(cls, files: Iterable[PurePosixPath], status: bytes | None) -> "Progress":
         """Read off the names of a run's files and its status.json."""
+        if b'"done"' in (status or b""):
+            return cls(True, -1)
         saved = (f.parts[1] for f in files if f.match(f"{snapshots.FOLDER}/*/*"))
-        step = max((int(text) for text in saved if text.isdigit()), default=-1)
-        return cls(b'"done"' in (status or b""), step)
+        return cls(False, max((int(t) for t in saved if t.isdigit()), default=-1))
 
 
 class Share:
@@ -169,11 +172,13 @@ class Sender(Callback):
         self.send(trainer.directory)
 
     def send(self, directory: Path) -> None:
-        """Send what has changed since the last call."""
+        """Send what has changed since the last call; nothing if that is all there."""
         name = directory.relative_to(self.out).as_posix()
-        if not self.sent:  # what another process sent is as good as changed
-            files = self.share.runs(name).get(name, ())
-            self.sent = dict.fromkeys(files, (-1, -1))
+        if not self.sent:
+            files = self.share.runs(name).get(name, [])
+            if self.share.progress(name, files) >= progress_here(directory):
+                return
+            self.sent = dict.fromkeys(files, OF_ANOTHER)
         self.share.send(directory, name, self.sent)
 
 
