@@ -303,7 +303,7 @@ def test_ctrl_c_ends_the_workers(tmp_path):
 )
 def test_mistakes_get_one_line(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("simpo.cli.bench.keep_compiled", lambda: None)
+    monkeypatch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
     assert main(["bench", *argv]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and not out

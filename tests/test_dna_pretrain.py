@@ -143,7 +143,7 @@ def test_the_demonstration(tmp_path):
     ],
 )
 def test_mistakes_get_one_line(capsys, monkeypatch, words, reason):
-    monkeypatch.setattr("simpo.backend.keep_compiled", lambda: None)
+    monkeypatch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
     assert main(words) == 2
     error = capsys.readouterr().err
     assert reason is None or (reason in error and error.count("\n") == 1)

@@ -158,7 +158,7 @@ def files(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
     """Without what a command sets in a process of its own."""
-    monkeypatch.setattr("simpo.cli.reproduce.keep_compiled", lambda: None)
+    monkeypatch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
     monkeypatch.setattr("simpo.cli.reproduce.one_device_per_core", lambda: None)
 
 

@@ -325,7 +325,7 @@ def test_refusals_leave_nothing_behind(tmp_path, option, value, least):
 
 def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("simpo.cli.reproduce.one_device_per_core", lambda: None)
-    monkeypatch.setattr("simpo.cli.reproduce.keep_compiled", lambda: None)
+    monkeypatch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
     words = ["reproduce", "geometry", "--particles", "1", "--out", str(tmp_path)]
     assert main(words) == 2
     out, err = capsys.readouterr()

@@ -217,8 +217,8 @@ def reproduced(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     argv = ["reproduce", "table2", "--scale", "smoke", "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("one_device_per_core", "keep_compiled"):
-            patch.setattr(f"simpo.cli.reproduce.{name}", lambda: None)
+        for name in ("reproduce.one_device_per_core", "studies.keep_compiled"):
+            patch.setattr(f"simpo.cli.{name}", lambda: None)
         assert main([*argv, "--cells", *CHOSEN]) == 0
         yield out, argv
 
@@ -226,8 +226,8 @@ def reproduced(tmp_path_factory):
 @pytest.fixture
 def here(monkeypatch):
     """JAX has devices already when these tests run the command."""
-    for name in ("one_device_per_core", "keep_compiled"):
-        monkeypatch.setattr(f"simpo.cli.reproduce.{name}", lambda: None)
+    for name in ("reproduce.one_device_per_core", "studies.keep_compiled"):
+        monkeypatch.setattr(f"simpo.cli.{name}", lambda: None)
 
 
 def test_cells_are_run_directories_with_scores(reproduced):

@@ -38,7 +38,7 @@ rng = np.random.default_rng(0)
 def one_process(monkeypatch):
     """JAX has devices already when these tests run the command."""
     monkeypatch.setattr("simpo.cli.reproduce.one_device_per_core", lambda: None)
-    monkeypatch.setattr("simpo.cli.reproduce.keep_compiled", lambda: None)
+    monkeypatch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def test_scores_of_a_failed_trial_are_none():
 
 def test_the_command_makes_ordinary_runs(tmp_path, capsys, monkeypatch):
     pytest.importorskip("optuna")
-    monkeypatch.setattr("simpo.cli.sweep.keep_compiled", lambda: None)
+    monkeypatch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
     out = tmp_path / "sweep"
     words = ["sweep", TASK, "--scale", "smoke", "--trials", "2", "--seeds", "1"]
     words += ["--fresh", "2", "--search", "candidate_noise=0.05,0.1", "--out", str(out)]
@@ -211,7 +211,7 @@ def test_the_command_makes_ordinary_runs(tmp_path, capsys, monkeypatch):
 )
 def test_mistakes_get_one_line(capsys, monkeypatch, words, reason):
     pytest.importorskip("optuna")
-    monkeypatch.setattr("simpo.cli.sweep.keep_compiled", lambda: None)
+    monkeypatch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
     assert main(["sweep", TASK, *words]) == 2
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1

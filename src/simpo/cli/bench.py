@@ -1,10 +1,9 @@
 """`simpo bench agents [options]`: train all agents under one protocol and rank them."""
 
-from simpo.backend import keep_compiled
 from simpo.cli.arguments import option_registry
 from simpo.cli.options import read_options
+from simpo.cli.studies import carry_out
 from simpo.experiments.comparison import Comparison
-from simpo.experiments.report import reproduce
 from simpo.types import SimpoError
 
 __all__ = ["main"]
@@ -22,8 +21,4 @@ def main(argv: list[str]) -> int:
         prog="simpo bench agents",
         registry=option_registry(),
     )
-    keep_compiled()
-    report = reproduce(study)
-    print("\n".join(report.lines))
-    print(f"results  {report.folder}")
-    return 0
+    return carry_out(study)

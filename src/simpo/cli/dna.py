@@ -73,17 +73,10 @@ COMMANDS = {
 
 def demo(argv: list[str]) -> int:
     """Run the demonstration; print its table and where everything is."""
-    from simpo import backend
+    from simpo.cli.studies import carry_out
     from simpo.experiments.dna_demo import DnaDemo
-    from simpo.experiments.report import reproduce
 
-    study = read_options(DnaDemo(), argv, prog="simpo dna demo")
-    backend.keep_compiled()
-    report = reproduce(study)
-    print("\n".join(report.lines))
-    print(f"results  {report.folder}")
-    print(f"page     {report.folder / 'report.html'}")
-    return 0
+    return carry_out(read_options(DnaDemo(), argv, prog="simpo dna demo"))
 
 
 def own(name: str, argv: list[str]) -> int:

@@ -4,10 +4,10 @@ import difflib
 import importlib
 from typing import Any
 
-from simpo.backend import keep_compiled, one_device_per_core
+from simpo.backend import one_device_per_core
 from simpo.cli.arguments import option_registry
 from simpo.cli.options import read_options
-from simpo.experiments.report import reproduce
+from simpo.cli.studies import carry_out
 from simpo.types import SimpoError
 
 __all__ = ["main"]
@@ -50,9 +50,5 @@ def main(argv: list[str]) -> int:
     study = find(argv[0])
     prog, registry = f"simpo reproduce {argv[0]}", option_registry()
     study = read_options(study, argv[1:], prog=prog, registry=registry)
-    keep_compiled()
     one_device_per_core()
-    report = reproduce(study)
-    print("\n".join(report.lines))
-    print(f"results  {report.folder}")
-    return 0
+    return carry_out(study)

@@ -1,9 +1,8 @@
 """`simpo sweep [TASK] --search NAME=LOW:HIGH ...`: search values of fields."""
 
-from simpo.backend import keep_compiled
 from simpo.cli.arguments import option_registry
 from simpo.cli.options import read_options
-from simpo.experiments.report import reproduce
+from simpo.cli.studies import carry_out
 from simpo.experiments.sweep import Sweep
 
 __all__ = ["main"]
@@ -16,8 +15,4 @@ def main(argv: list[str]) -> int:
         prog="simpo sweep",
         registry=option_registry(),
     )
-    keep_compiled()
-    report = reproduce(sweep)
-    print("\n".join(report.lines))
-    print(f"results  {report.folder}")
-    return 0
+    return carry_out(sweep)
