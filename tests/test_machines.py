@@ -38,6 +38,11 @@ def test_a_run_of_before_names_its_platform(tmp_path):
     assert line.startswith("1 run: Linux-6, ")
 
 
+def test_runs_of_less_than_a_minute_are_told_in_seconds(tmp_path):
+    runs = [made(tmp_path / str(i), i, platform="Linux-6") for i in (4, 9)]
+    assert machines(runs)[0].endswith("; 4 to 9 seconds each")
+
+
 def test_nothing_is_said_of_times_that_are_not_known(tmp_path):
     directory = made(tmp_path / "run", 60, platform="Linux-6")
     (directory / "timing.csv").unlink()

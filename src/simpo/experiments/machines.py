@@ -53,9 +53,10 @@ def counted(number: int) -> str:
 
 
 def spread(minutes: list[float]) -> str:
-    """`; 2.9 to 5.1 minutes each`; nothing where no run tells."""
+    """`; 2.9 to 5.1 minutes each`, or seconds; nothing where no run tells."""
     known = [value for value in minutes if value == value]
     if not known:
         return ""
-    low, high = f"{min(known):.1f}", f"{max(known):.1f}"
-    return f"; {low if low == high else f'{low} to {high}'} minutes each"
+    scale, digits, unit = (1, 1, "minutes") if max(known) >= 1 else (60, 0, "seconds")
+    low, high = (f"{scale * end:.{digits}f}" for end in (min(known), max(known)))
+    return f"; {low if low == high else f'{low} to {high}'} {unit} each"
