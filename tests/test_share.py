@@ -161,6 +161,20 @@ def test_a_url_that_cannot_be_used_gets_one_line(url, reason, tmp_path):
     assert is_one_line(error) and str(error.value).startswith(f"cannot use {url}: ")
 
 
+def test_a_url_that_breaks_down_ends_the_run_in_one_line(url, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ConnectionError("no route to host\nand more")
+
+    files = type(Share(url).files)
+    monkeypatch.setattr(files, "put_file", broken)
+    with pytest.raises(SimpoError, match=f"cannot use {url}: no route") as error:
+        make(job(tmp_path / "first", url), Quiet())
+    assert is_one_line(error)
+    monkeypatch.undo()
+    made = make(job(tmp_path / "first", url), Quiet())
+    assert '"done"' in (made / "status.json").read_text()
+
+
 def test_fsspec_missing_gets_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(SimpoError, match=r"pip install 'simpo\[share\]'") as error:

@@ -175,8 +175,10 @@ class Sender(Callback):
         """Send what has changed since the last call; nothing if that is all there."""
         name = directory.relative_to(self.out).as_posix()
         if not self.sent:
-            files = self.share.runs(name).get(name, [])
-            if self.share.progress(name, files) >= progress_here(directory):
+            with self.share.reached():
+                files = self.share.runs(name).get(name, [])
+                there = self.share.progress(name, files)
+            if there >= progress_here(directory):
                 return
             self.sent = dict.fromkeys(files, OF_ANOTHER)
         self.share.send(directory, name, self.sent)
