@@ -1,6 +1,9 @@
+import contextlib
 import csv
 import dataclasses
+import io
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,7 +12,7 @@ import pytest
 
 from planted import MODEL, Planted, pretrained, sequences
 from simpo.cli import main
-from simpo.dna.data import Sequences, write_sequences
+from simpo.dna.data import Sequences, read_sequences, write_sequences
 from simpo.dna.drakes import Drakes
 from simpo.dna.finetune import SignedTuning
 from simpo.dna.grammar import liver
@@ -17,9 +20,13 @@ from simpo.dna.guidance import BestOf, Guide, Plain
 from simpo.dna.motifs import read_meme
 from simpo.dna.objective import Objective
 from simpo.dna.usage import MotifUsage
+from simpo.engines.jobs import Ended
+from simpo.experiments.designs import Judges
+from simpo.experiments.dna_cells import Bench, Cell, Making
 from simpo.experiments.dna_methods import ABLATION, CLAIMS, METHODS, PUBLISHED, design
 from simpo.experiments.dna_results import Interval, Line, above
-from simpo.experiments.dna_study import Cell
+from simpo.experiments.dna_study import TUNING_SEEDS, choose
+from simpo.experiments.dna_table import DnaAblation
 from simpo.experiments.dna_world import SETUPS, World, read_elements
 from simpo.types import SimpoError
 
@@ -56,7 +63,7 @@ def test_every_method_is_made_as_its_name_says(world):
         assert isinstance(made, Drakes) == name.startswith("DRAKES")
     floors = {n: getattr(m.make(world, 1.0).weighting, "floor", None)
               for n, m in ABLATION.items()}  # fmt: skip
-    assert floors["Linear, floor -0.3"] == -0.3 and floors["Linear"] == 0
+    assert floors["Lin. Neg., floor -0.3"] == -0.3 and floors["SiMPO-Linear"] == 0
     assert METHODS["WD1"].make(world, 1.0).model.masks == 1
     assert set(PUBLISHED) <= set(METHODS)
     assert {name for pair in CLAIMS for name in pair} <= set(METHODS)
@@ -125,10 +132,64 @@ def test_orders_are_judged_by_pairs_of_seeds():
     assert above("a", "b", noisy).word == "not shown"
 
 
-def test_folders_of_cells_differ():
-    for names in (METHODS, ABLATION):
-        folders = {Cell(name, 1e-3, 0).folder(Path("cells")) for name in names}
-        assert len(folders) == len(names)
+def test_methods_of_two_studies_share_a_folder_only_if_they_are_the_same():
+    every = {**METHODS, **ABLATION}
+    folders = {Cell(name, 1e-3, 0).folder(Path("cells")) for name in every}
+    assert len(folders) == len(every)
+    assert all(ABLATION[name] is METHODS[name] for name in METHODS if name in ABLATION)
+
+
+class Rows(Bench):
+    """A bench that knows what sets are worth, by rate and seed."""
+
+    def __init__(self, rows):
+        self.__dict__["rows"] = rows
+
+    def judged(self, cell):
+        score = self.rows.get((cell.rate, cell.seed))
+        return None if score is None else {"reward": score}
+
+
+def test_a_rate_is_the_best_on_average_and_one_that_failed_comes_last():
+    scores = {1e-4: (0.0, 0.0, 9.0), 1e-3: (2.0, 2.0, 2.0), 1e-2: (4.0, 4.0, 0.5)}
+    rows = {
+        (rate, seed): score
+        for rate, found in scores.items()
+        for seed, score in zip(TUNING_SEEDS, found, strict=True)
+    }
+    rates = tuple(scores)
+    assert choose("SiMPO", rates, Rows(rows)) == 1e-4
+    rows.pop((1e-4, TUNING_SEEDS[0]))
+    assert choose("SiMPO", rates, Rows(rows)) == 1e-2
+    assert choose("SiMPO", rates, Rows({(1e-3, TUNING_SEEDS[1]): 0.0})) == 1e-3
+    assert (
+        choose("SiMPO", rates, Rows({})) == choose("SiMPO", (1e-4,), Rows({})) == 1e-4
+    )
+
+
+def test_a_set_is_made_once_and_all_its_rounds_are_told(world, tmp_path):
+    judges = Judges({"reward": Planted(), "evaluation": Planted()}, sequences(50, 1),
+                    MODEL, pretrained())  # fmt: skip
+    made, told = Bench(world, judges, METHODS, tmp_path), []
+
+    class From:
+        def bench(self):
+            return made
+
+    making = Making(From(), Cell(EXP, 1e-3, 0))
+    for _ in range(2):
+        folder = making.make(told.append)
+        assert sum(told) == SETUP.rounds and not told.clear()
+    assert folder == tmp_path / "rl-d2-simpo-exp" / "0.001" / "0"
+    assert read_sequences(folder / "sequences.csv").tokens.shape == (40, MODEL.length)
+    assert not list(tmp_path.rglob("*.tmp")) and making.name == f"{EXP} 0.001 #0"
+    assert made.judged(Cell(EXP, 1e-3, 1)) is None
+
+
+@pytest.mark.parametrize("scale", SETUPS)
+def test_an_ablation_has_one_rate_for_all(scale):
+    study = DnaAblation(scale=scale, rate=2e-3)
+    assert {study.rates(method) for method in ABLATION.values()} == {(2e-3,)}
 
 
 # --- as a user --------------------------------------------------------------------
@@ -162,18 +223,45 @@ def one_process(monkeypatch):
     monkeypatch.setattr("simpo.cli.reproduce.one_device_per_core", lambda: None)
 
 
-def command(files, out, *words):
+def command(files, out, *words, figure="dna"):
     paths = {"data": files / "elements.csv", "motifs": files / "motifs.meme"}
     options = {"scale": "smoke", "label": "label", "out": out, **paths}
     given = [word for name, x in options.items() for word in (f"--{name}", str(x))]
-    return main(["reproduce", "dna", *given, *words])
+    return main(["reproduce", figure, *given, *words])
 
 
-def test_the_table_of_a_small_world(files, tmp_path, capsys):
-    assert command(files, tmp_path, "--methods", "Pretrained", EXP, "--seeds", "2") == 0
-    text = capsys.readouterr().out
+def all_fail(jobs, advance, at_once):
+    """Instead of processes."""
+    return (Ended(job, None, "lower the rate") for job in jobs)
+
+
+@pytest.fixture(scope="module")
+def first(files, tmp_path_factory):
+    """Where the table of two methods and two seeds is, and what was printed."""
+    out, text = tmp_path_factory.mktemp("first"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
+        patch.setattr("simpo.cli.studies.keep_compiled", lambda: None)
+        patch.setattr("simpo.cli.reproduce.one_device_per_core", lambda: None)
+        assert command(files, out, "--methods", "Pretrained", EXP, "--seeds", "2") == 0
+    return out, text.getvalue()
+
+
+@pytest.fixture
+def table(first, tmp_path):
+    """A copy of it, to be gone on with."""
+    return shutil.copytree(first[0], tmp_path / "out")
+
+
+def sets(out):
+    """Files of designed sequences, and when they were made."""
+    made = sorted((out / "dna" / "smoke" / "cells").rglob("sequences.csv"))
+    return [(path, path.stat().st_mtime_ns) for path in made]
+
+
+def test_the_table_of_a_small_world(first, files):
+    out, text = first
     assert f"] {EXP} is above Pretrained" in text and "evaluation: " in text
-    folder = tmp_path / "dna" / "smoke"
+    folder = out / "dna" / "smoke"
     for name in ("report.html", "report.txt", "medians.png", "rounds.svg"):
         assert (folder / name).stat().st_size > 500
     page = (folder / "report.html").read_text()
@@ -188,21 +276,22 @@ def test_the_table_of_a_small_world(files, tmp_path, capsys):
     usage = MotifUsage.read(folder / "motif_hits.csv")
     assert list(usage.rates) == ["natural", "Pretrained", EXP]
     assert usage.motifs == tuple(m.name for m in read_meme(files / "motifs.meme"))
+
+
+def test_sets_that_are_there_are_judged_again_at_most(table, files, capsys):
+    folder, before = table / "dna" / "smoke", sets(table)
     own = sorted((folder / "cells" / "pretrained").rglob("motif_hits.csv"))
-    made = sorted((folder / "cells").rglob("sequences.csv"))
-    before = [path.stat().st_mtime_ns for path in made]
 
     # One set was judged by a version without motifs, one has other numbers.
     text, row = own[0].read_text(), own[0].parent / "row.json"
     by = json.loads(row.read_text())["by"]
     row.write_text(json.dumps(json.loads(row.read_text()) | {"by": by[:-1]}))
     own[0].unlink()
-    other = np.array([1.0, 2.0, 3.0, 4.0])
-    MotifUsage(usage.motifs, {"Pretrained": other}).write(own[1])
+    other, names = np.array([1.0, 2.0, 3.0, 4.0]), MotifUsage.read(own[1]).motifs
+    MotifUsage(names, {"Pretrained": other}).write(own[1])
 
-    # Sets that are there are not made again; a report makes none.
-    assert command(files, tmp_path, "--report", "--seeds", "2") == 0
-    assert [p.stat().st_mtime_ns for p in made] == before
+    assert command(files, table, "--report", "--seeds", "2") == 0
+    assert sets(table) == before
     assert own[0].read_text() == text and by[-1] == "motif_hits.csv"
     seeds = [MotifUsage.read(path).rates["Pretrained"] for path in own]
     found = MotifUsage.read(folder / "motif_hits.csv").rates["Pretrained"]
@@ -210,10 +299,25 @@ def test_the_table_of_a_small_world(files, tmp_path, capsys):
     np.testing.assert_array_equal(seeds[1], other)
     assert "SiMPO-Square" not in capsys.readouterr().out.split("[not shown]")[0]
 
-    # A world of other files is not mixed with.
-    home = folder / "world" / "made.json"
+
+def test_a_set_that_fails_takes_no_other_with_it(table, files, capsys, monkeypatch):
+    monkeypatch.setattr("simpo.engines.local.train_all", all_fail)
+    assert command(files, table, "--methods", EXP, "CG", "--seeds", "2") == 0
+    text = capsys.readouterr().out
+    assert "not made: CG 0.0005 #1: lower the rate" in text and EXP in text
+
+
+def test_another_study_has_what_they_have_in_common(table, files, monkeypatch):
+    monkeypatch.setattr("simpo.engines.local.train_all", None)
+    given = ("--methods", EXP, "--rate", "0.0005", "--seeds", "2")
+    assert command(files, table, *given, figure="dna-ablation") == 0
+    assert (table / "dna-ablation" / "smoke" / "report.html").exists()
+
+
+def test_a_world_of_other_files_is_not_mixed_with(table, files, capsys):
+    home = table / "dna" / "smoke" / "world" / "made.json"
     home.write_text(json.dumps({**json.loads(home.read_text()), "label": "other"}))
-    assert command(files, tmp_path) == 2
+    assert command(files, table) == 2
     assert "made of other files" in capsys.readouterr().err
 
 
@@ -223,6 +327,7 @@ def test_the_table_of_a_small_world(files, tmp_path, capsys):
         ([], "give --data"),
         (["--data", "nowhere.csv", "--motifs", "x.meme"], "no file nowhere.csv"),
         (["--seeds", "0"], "seeds must be at least 1"),
+        (["--jobs", "0"], "jobs must be at least 1"),
     ],
 )
 def test_mistakes_get_one_line(words, reason, tmp_path, capsys):

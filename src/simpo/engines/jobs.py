@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 
@@ -14,7 +14,23 @@ from simpo.loggers import ProgressLogger
 from simpo.run import Run
 from simpo.runs import start_or_resume
 
-__all__ = ["Advance", "Ended", "Engine", "Job", "Quiet", "make"]
+__all__ = ["Advance", "Ended", "Engine", "Job", "Quiet", "Task", "make"]
+
+Steps: TypeAlias = Callable[[int], None]
+"""Told how many steps were made since the last call."""
+
+
+class Task(Protocol):
+    """What a process can be given to do; it is sent there, so it can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and on the progress bar."""
+        ...
+
+    def make(self, advance: Steps) -> Path:
+        """Do it; where the result is."""
+        ...
 
 
 class Job(NamedTuple):
@@ -37,11 +53,15 @@ class Job(NamedTuple):
     quick: bool = False
     share: str | None = None
 
+    def make(self, advance: Steps) -> Path:
+        """Train, or train on, unless that is done; the run directory."""
+        return make(self, StepsTold(advance))
+
 
 class Ended(NamedTuple):
-    """How a job ended: with a run directory, or for a reason."""
+    """How a task ended: with a directory, or for a reason."""
 
-    job: Job
+    job: Task
     directory: Path | None
     reason: str = ""
 
@@ -67,6 +87,18 @@ class Quiet(ProgressLogger):
 
     def close(self) -> None:
         """Nothing."""
+
+
+class StepsTold(Quiet):
+    """Tells how many steps were made since it was last told."""
+
+    def __init__(self, advance: Steps) -> None:
+        self.advance, self.done = advance, 0
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell the steps since the last call."""
+        self.advance(step - self.done)
+        self.done = step
 
 
 def make(job: Job, bar: ProgressLogger, patience: float = 0.0) -> Path:

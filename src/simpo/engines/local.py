@@ -1,6 +1,6 @@
-"""Runs side by side, in processes with a core each that make one after the other.
+"""Tasks side by side, in processes with a core each that do one after the other.
 
-A run that fails, or whose process dies, takes no other with it. One core per run also
+One that fails, or whose process dies, takes no other with it. One core per task also
 makes its numbers independent of how many run at once.
 """
 
@@ -8,14 +8,14 @@ import contextlib
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from simpo.engines.jobs import Advance, Ended, Job, Quiet, make
+from simpo.engines.jobs import Advance, Ended, Task
 from simpo.trainer import Stopped
 from simpo.types import SimpoError
 
@@ -23,24 +23,12 @@ __all__ = ["cores", "train_all"]
 
 
 class Worker(NamedTuple):
-    """A process with a core, and the job that it is at."""
+    """A process with a core, and the task that it is at."""
 
-    job: Job
+    job: Task
     core: int
     process: BaseProcess
     pipe: Connection
-
-
-class StepsSent(Quiet):
-    """Tells the parent process how many steps were made since it was last told."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.done = pipe, 0
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send the steps since the last call."""
-        self.pipe.send(step - self.done)
-        self.done = step
 
 
 def cores() -> list[int]:
@@ -50,16 +38,16 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def train_all(jobs: Sequence[Job], advance: Advance, at_once: int) -> Iterator[Ended]:
-    """Make every run, in order, several at once.
+def train_all(jobs: Sequence[Task], advance: Advance, at_once: int) -> Iterator[Ended]:
+    """Do every task, in order, several at once.
 
     Args:
-        jobs: What to train.
-        advance: Told a job's name and how many steps it has made since the last call.
-        at_once: Runs side by side; no more than there are cores.
+        jobs: What to do.
+        advance: Told a task's name and how many steps it has made since the last call.
+        at_once: Tasks side by side; no more than there are cores.
 
     Yields:
-        Each job as it ends.
+        Each task as it ends.
     """
     waiting = deque(jobs)
     under_way: dict[Connection, Worker] = {}
@@ -82,8 +70,8 @@ def train_all(jobs: Sequence[Job], advance: Advance, at_once: int) -> Iterator[E
         end(under_way.values())
 
 
-def proceed(worker: Worker, waiting: deque[Job]) -> Worker | None:
-    """Give a worker the next job, or another process if its own is gone; None: rest."""
+def proceed(worker: Worker, waiting: deque[Task]) -> Worker | None:
+    """Give a worker its next task, or a new process if its own is gone; None: rest."""
     job = waiting.popleft() if waiting else None
     try:
         worker.pipe.send(job)
@@ -96,7 +84,7 @@ def proceed(worker: Worker, waiting: deque[Job]) -> Worker | None:
 
 
 def end(workers: Iterable[Worker]) -> None:
-    """Let every run save and stop; on a second Ctrl-C just stop."""
+    """Let every task save and stop; on a second Ctrl-C just stop."""
     for worker in workers:
         worker.process.terminate()
     try:
@@ -108,7 +96,7 @@ def end(workers: Iterable[Worker]) -> None:
         raise
 
 
-def start(job: Job, core: int) -> Worker:
+def start(job: Task, core: int) -> Worker:
     """Start a process, deaf to Ctrl-C: that is the parent's to handle."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
@@ -132,7 +120,7 @@ def deaf() -> Iterator[None]:
 
 
 def receive(worker: Worker) -> "int | Ended":
-    """Steps made, or how the job ended."""
+    """Steps made, or how the task ended."""
     try:
         message = worker.pipe.recv()
     except (EOFError, OSError):
@@ -147,14 +135,13 @@ def receive(worker: Worker) -> "int | Ended":
 
 
 def work(core: int, pipe: Connection) -> None:
-    """What a worker's process does: train, or train on, as long as there are jobs."""
+    """What a worker's process does, as long as there are tasks."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     while job := pipe.recv():
-        bar = StepsSent(pipe)
         try:
-            pipe.send(make(job, bar))
+            pipe.send(job.make(pipe.send))
         except Stopped as error:
             return pipe.send(str(error))
         except SimpoError as error:

@@ -1,57 +1,52 @@
 """Studies of sequence design: methods on one generator, with one budget of scores.
 
-dna/<scale>/world/   oracles and generators, trained once
-dna/<scale>/cells/   METHOD/RATE/SEED/: made.json, sequences.csv, rounds.csv; and
-                     row.json, motif_hits.csv, which tell how the set was judged
-dna/<scale>/         cells.csv methods.csv motif_hits.csv report.txt report.html,
-                     pictures
+dna/<scale>/world/      oracles and generators, trained once
+dna/<scale>/cells/      designed sets, which studies share
+<study>/<scale>/        cells.csv methods.csv motif_hits.csv report.txt report.html,
+                        pictures
 
-The rate of a method is the one of the best median by the reward oracle, of a seed that
-is used for nothing else; methods are judged by the evaluation oracle. A set that is
-there is not made again.
+The rate of a method is the one of the best median by the reward oracle, on average over
+seeds that are used for nothing else; methods are judged by the evaluation oracle. A set
+that is there is not made again.
 """
 
 import abc
 import hashlib
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
+import jax
 import numpy as np
 
 from simpo.checkpoint import read_json, write_json
-from simpo.dna.data import Sequences, read_sequences, write_sequences
-from simpo.dna.objective import Calls
+from simpo.dna.data import read_sequences
 from simpo.dna.storage import load_oracle
 from simpo.dna.usage import MOTIF_HITS, MotifUsage
+from simpo.engines import local
 from simpo.experiments.designs import Judges
-from simpo.experiments.dna_methods import Method, design
+from simpo.experiments.dna_cells import Bench, Cell, Making
+from simpo.experiments.dna_methods import Method
 from simpo.experiments.dna_results import Line, tell
-from simpo.experiments.dna_world import SETUPS, Setup, World, make_world, read_elements
+from simpo.experiments.dna_world import (
+    SETUPS,
+    Advance,
+    Elements,
+    Setup,
+    describe,
+    make_world,
+    read_elements,
+)
 from simpo.experiments.report import Report, Study, Verdict
 from simpo.experiments.runstudy import require_positive
 from simpo.types import SimpoError
 
 __all__ = ["DnaStudy"]
 
-TUNING_SEED = 1000
-"""The seed that rates are chosen on."""
+TUNING_SEEDS = (1000, 1001, 1002)
+"""What rates are chosen on."""
 Scale = Literal["smoke", "laptop", "paper"]
-
-
-class Cell(NamedTuple):
-    """One set of sequences to be made."""
-
-    method: str
-    rate: float
-    seed: int
-
-    def folder(self, parent: Path) -> Path:
-        """Where it is kept."""
-        words = "".join(x if x.isalnum() else " " for x in self.method.lower()).split()
-        return parent / "-".join(words) / f"{self.rate:g}" / str(self.seed)
 
 
 @dataclass(frozen=True)
@@ -78,6 +73,8 @@ class DnaStudy(Study):
     """Seeds: 0, 1, ...; by default as the scale has them."""
     methods: tuple[str, ...] = ()
     """Which methods; all by default."""
+    jobs: int | None = None
+    """Sets made side by side, a core each; all cores by default, one on a GPU."""
     report: bool = False
     """Make nothing: report on the sets that are there."""
 
@@ -85,6 +82,11 @@ class DnaStudy(Study):
     def folder(self) -> Path:
         """Where results go."""
         return self.out / self.name / self.scale
+
+    @property
+    def shared(self) -> Path:
+        """Where what studies share is."""
+        return self.out / "dna" / self.scale
 
     @property
     def setup(self) -> Setup:
@@ -115,7 +117,7 @@ class DnaStudy(Study):
         Raises:
             SimpoError: Something is not so.
         """
-        require_positive(seeds=self.seeds)
+        require_positive(seeds=self.seeds, jobs=self.jobs)
         for name, path in (("data", self.data), ("motifs", self.motifs)):
             if path is None:
                 raise SimpoError(
@@ -132,27 +134,49 @@ class DnaStudy(Study):
 
     def run(self, report: Report) -> None:
         """Make what is missing, judge it, and tell."""
-        world, judges = self.make(report)
+        elements = self.elements()
+        self.require_same()
+        bench = self.bench(report.advance, elements)
+        for text in describe(bench.world, elements):
+            report.say(f"{text}\n")
         seeds = range(self.seeds or self.setup.seeds)
-        tuned = [m for m in self.chosen.values() if len(self.rates(m)) > 1]
-        cells = len(self.chosen) * len(seeds) + sum(len(self.rates(m)) for m in tuned)
-        report.expect(cells * self.setup.rounds)
-        rates = {
-            name: self.choose(name, method, world, judges, report)
-            for name, method in self.chosen.items()
-        }
-        every = [Cell(name, rates[name], seed) for seed in seeds for name in rates]
-        rows = {cell: self.row(cell, world, judges, report) for cell in every}
-        made = [cell for cell in every if rows[cell]]
+        grids = {name: self.rates(method) for name, method in self.chosen.items()}
+        tuning = [
+            Cell(name, rate, seed)
+            for name, rates in grids.items()
+            if len(rates) > 1
+            for rate in rates
+            for seed in TUNING_SEEDS
+        ]
+        report.expect((len(tuning) + len(grids) * len(seeds)) * self.setup.rounds)
+        self.make(tuning, bench, report)
+        best = {name: choose(name, rates, bench) for name, rates in grids.items()}
+        cells = [Cell(name, best[name], seed) for seed in seeds for name in grids]
+        self.make(cells, bench, report)
+        rows = {cell: row for cell in cells if (row := bench.judged(cell))}
         lines = {
-            name: self.line(name, {c: rows[c] for c in made if c.method == name})
-            for name in dict.fromkeys(cell.method for cell in made)
+            name: self.line(name, {c: rows[c] for c in rows if c.method == name})
+            for name in grids
+            if any(c.method == name for c in rows)
         }
-        tell(report, judges, lines, list(self.verdicts(lines)))
+        tell(report, bench.judges, lines, list(self.verdicts(lines)))
+
+    def make(self, cells: Sequence[Cell], bench: Bench, report: Report) -> None:
+        """Make the sets that are missing, side by side; tell of those that failed."""
+        missing = [c for c in cells if not c.folder(bench.folder).exists()]
+        for _ in range(len(cells) - len(missing)):
+            report.advance("sets that are there", self.setup.rounds)
+        if self.report or not missing:
+            return
+        cores = len(local.cores()) if jax.default_backend() == "cpu" else 1
+        making = [Making(self, cell) for cell in missing]
+        for ended in local.train_all(making, report.advance, self.jobs or cores):
+            if ended.reason:
+                report.say(f"not made: {ended.job.name}: {ended.reason}")
 
     def line(self, name: str, rows: Mapping[Cell, Any]) -> Line:
         """What is known of a method, from its judged sets."""
-        homes = [cell.folder(self.folder / "cells") for cell in rows]
+        homes = [cell.folder(self.shared / "cells") for cell in rows]
         files = [home / "rounds.csv" for home in homes]
         used = [home / MOTIF_HITS for home in homes if (home / MOTIF_HITS).exists()]
         rates = [MotifUsage.read(path).rates[name] for path in used]
@@ -164,17 +188,22 @@ class DnaStudy(Study):
             rates=np.mean(rates, axis=0) if rates else None,
         )
 
-    def make(self, report: Report) -> tuple[World, Judges]:
-        """Oracles and generators, and judges of sets."""
-        assert self.data and self.motifs
-        elements = read_elements(self.data, self.label)
+    def elements(self) -> Elements:
+        """Labelled sequences, read."""
+        assert self.data
+        return read_elements(self.data, self.label)
+
+    def bench(
+        self, advance: Advance = lambda *_: None, elements: Elements | None = None
+    ) -> Bench:
+        """Oracles, generators and judges; trained now unless they are there."""
+        assert self.motifs
+        elements = elements or self.elements()
         pool = elements.rows.tokens[:0]
         if self.pool:
             pool = read_sequences(self.pool).tokens
-        home = self.out / "dna" / self.scale / "world"
-        self.require_same(home)
         given = self.setup, elements, pool, self.motifs
-        world = make_world(*given, home, report)
+        world = make_world(*given, self.shared / "world", advance)
         oracles = {"reward": world.reward, "evaluation": world.evaluation}
         if self.judge:
             oracles["judge"] = load_oracle(self.judge)
@@ -188,16 +217,18 @@ class DnaStudy(Study):
             motifs=world.motifs,
             accessibility=opened,
         )
-        return world, judges
+        return Bench(world, judges, self.methods_of, self.shared / "cells")
 
-    def require_same(self, home: Path) -> None:
+    def require_same(self) -> None:
         """Refuse a world that was made of other files or sizes."""
         files = {"data": self.data, "motifs": self.motifs, "pool": self.pool}
+        sizes = asdict(self.setup).items()
         made = {
             "label": self.label,
-            "setup": {k: str(v) for k, v in asdict(self.setup).items()},
+            "setup": {k: str(v) for k, v in sizes if k not in ("rates", "seeds")},
             "files": {name: digest(path) for name, path in files.items() if path},
         }
+        home = self.shared / "world"
         path = home / "made.json"
         if path.exists() and read_json(path) != made:
             raise SimpoError(
@@ -207,65 +238,21 @@ class DnaStudy(Study):
         home.mkdir(parents=True, exist_ok=True)
         write_json(path, made)
 
-    def choose(
-        self, name: str, method: Method, world: World, judges: Judges, report: Report
-    ) -> float:
-        """The rate of the best median by the reward oracle."""
-        rates = self.rates(method)
-        if len(rates) == 1:
-            return rates[0]
-        found = {}
-        for rate in rates:
-            row = self.row(Cell(name, rate, TUNING_SEED), world, judges, report)
-            if row:
-                found[rate] = row["reward"]
-        return max(found, key=lambda rate: found[rate], default=rates[0])
 
-    def row(
-        self, cell: Cell, world: World, judges: Judges, report: Report
-    ) -> dict[str, Any] | None:
-        """A judged set, made now unless it is there; None if nothing is to be made."""
-        folder = cell.folder(self.folder / "cells")
-        done, text = 0, f"{cell.method} {cell.rate:g} #{cell.seed}"
+def choose(name: str, rates: Sequence[float], bench: Bench) -> float:
+    """The rate whose medians by the reward oracle are the best on average.
 
-        def tell(rounds: int) -> None:
-            nonlocal done
-            done += rounds
-            report.advance(text, rounds)
-
-        if not folder.exists():
-            if self.report:
-                return None
-            method = self.methods_of[cell.method]
-            made = design(method, world, cell.rate, cell.seed, tell)
-            save(folder, made.letters, made.calls, made.curve)
-        tell(self.setup.rounds - done)
-        by = [*judges.oracles, *(["open"] if judges.accessibility else [])]
-        by += [MOTIF_HITS] if judges.fitting else []
-        if (path := folder / "row.json").exists() and read_json(path)["by"] == by:
-            return read_json(path)
-        letters = read_sequences(folder / "sequences.csv").tokens
-        calls = Calls(**read_json(folder / "made.json"))
-        judged = judges.judge(cell.method, letters, calls)
-        if judges.fitting:
-            judges.usage({cell.method: judged.rates}).write(folder / MOTIF_HITS)
-        write_json(path, {**cell._asdict(), **judged.row, "by": by})
-        return read_json(path)
+    One of which a seed failed comes last; the first is taken if nothing is there.
+    """
+    found = {}
+    for rate in rates if len(rates) > 1 else ():
+        rows = [bench.judged(Cell(name, rate, seed)) for seed in TUNING_SEEDS]
+        if made := [row["reward"] for row in rows if row]:
+            complete = len(made) == len(rows)
+            found[rate] = (complete, np.mean(made))
+    return max(found, key=lambda rate: found[rate], default=rates[0])
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def save(folder: Path, letters: np.ndarray, calls: Calls, curve: np.ndarray) -> None:
-    """Write what was made, aside and then renamed."""
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    names = tuple(str(i) for i in range(len(letters)))
-    write_sequences(aside / "sequences.csv", Sequences(names, letters, None, {}))
-    write_json(aside / "made.json", asdict(calls))
-    if len(curve):
-        np.savetxt(aside / "rounds.csv", curve, fmt="%.6g")
-    aside.rename(folder)

@@ -15,6 +15,7 @@ from simpo.experiments.dna_methods import (
 from simpo.experiments.dna_results import Line, above
 from simpo.experiments.dna_study import DnaStudy
 from simpo.experiments.report import Verdict
+from simpo.types import SimpoError
 
 __all__ = ["DnaAblation", "DnaTable"]
 
@@ -47,8 +48,14 @@ class DnaAblation(DnaStudy):
 
     name: ClassVar[str] = "dna-ablation"
     methods_of: ClassVar[Mapping[str, Method]] = ABLATION
-    rate: float = 3e-4
+    rate: float = 1e-3
     """Learning rate of all; none is tuned."""
+
+    def check(self) -> None:
+        """Require files, methods, seeds, and a rate that is possible."""
+        super().check()
+        if not self.rate > 0:
+            raise SimpoError(f"rate must be positive, not {self.rate:g}")
 
     def rates(self, method: Method) -> tuple[float, ...]:
         """The one that is given."""

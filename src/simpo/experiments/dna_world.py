@@ -9,9 +9,10 @@ Rows marked `val` choose penalties and epochs of their own part, test the oracle
 other, and are not seen by the generator.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -30,11 +31,22 @@ from simpo.dna.pretrain import Pretraining, nll, pretrain
 from simpo.dna.ridge import train_ridge
 from simpo.dna.storage import load_oracle, save_oracle
 from simpo.dna.store import SequenceModel, load_model
-from simpo.experiments.report import Report
 from simpo.generative.masked import MaskedDiffusion
 from simpo.types import SimpoError
 
-__all__ = ["SETUPS", "Elements", "Setup", "World", "make_world", "read_elements"]
+__all__ = [
+    "SETUPS",
+    "Advance",
+    "Elements",
+    "Setup",
+    "World",
+    "describe",
+    "make_world",
+    "read_elements",
+]
+
+Advance: TypeAlias = Callable[[str, int], None]
+"""Told what is being done, and how many steps of it since the last call."""
 
 OTHER, GOOD, UNKNOWN = 0, 1, 2
 """Labels of the network that classifier-free guidance uses."""
@@ -116,10 +128,10 @@ SETUPS = {
         inner_updates=4,
         soft_steps=8,
         samples=320,
-        rates=(1e-4, 3e-4, 1e-3),
+        rates=(1e-4, 3e-4, 1e-3, 3e-3),
         epochs=10,
         stem=96,
-        seeds=3,
+        seeds=5,
     ),
     "paper": Setup(
         insert=None,
@@ -218,7 +230,7 @@ def make_world(
     pool: np.ndarray,
     motifs: Path,
     folder: Path,
-    report: Report,
+    advance: Advance,
 ) -> World:
     """Train oracles and generators, or read those that are in the folder.
 
@@ -228,7 +240,7 @@ def make_world(
         pool: Further natural sequences for the generator [n, L].
         motifs: A MEME file.
         folder: Where models are kept.
-        report: Told of progress, and how well oracles and generator do.
+        advance: Told of progress.
 
     Raises:
         SimpoError: Motifs that cannot be read, or sequences of different lengths.
@@ -247,7 +259,7 @@ def make_world(
     order = known[np.argsort(rows.labels[known], kind="stable")]
     backbone = rows.tokens[order[len(order) // 2]]
     best = order[-max(2, round(setup.top * len(order))) :]
-    reward, evaluation = make_oracles(setup, elements, found, folder, report)
+    reward, evaluation = make_oracles(setup, elements, found, folder, advance)
     diffusion = MaskedDiffusion(
         length=width, denoising_steps=setup.denoising_steps, masks=setup.masks
     )
@@ -258,15 +270,9 @@ def make_world(
     labels = np.full(len(letters), UNKNOWN)
     labels[: (~elements.val).sum()] = np.where(told, active, UNKNOWN)[~elements.val]
     nets = [
-        make_generator(setup, diffusion, letters, given, folder / name, report)
+        make_generator(setup, diffusion, letters, given, folder / name, advance)
         for name, given in (("generator", None), ("labelled", labels))
     ]
-    held_out = rows.tokens[elements.val][:, window]
-    bound = nll(diffusion, nets[0], held_out[:1_000], jax.random.key(0)).mean()
-    report.say(
-        f"generator: {bound:.3f} nats per base on {min(1_000, len(held_out))} unseen "
-        f"sequences; by base composition alone {kmer_entropy(held_out, 1):.3f}\n"
-    )
     return World(
         setup=setup,
         reward=reward,
@@ -285,9 +291,9 @@ def make_oracles(
     elements: Elements,
     motifs: tuple[Motif, ...],
     folder: Path,
-    report: Report,
+    advance: Advance,
 ) -> tuple[Oracle, Oracle]:
-    """The reward and the evaluation oracle, each tested on the other's `val` rows."""
+    """The reward and the evaluation oracle."""
 
     def ridge(name: str, *data: np.ndarray) -> Oracle:
         return train_ridge(motifs, *data, name=name)
@@ -307,15 +313,13 @@ def make_oracles(
         ("reward", False, ridge),
         ("evaluation", True, networks),
     ):
-        report.advance(f"{name} oracle", 0)
+        advance(f"{name} oracle", 0)
         own = elements.second == second
         if (folder / name).exists():
             oracle = load_oracle(folder / name)
         else:
             oracle = train(name, *elements.labelled(own))
             save_oracle(folder / name, oracle)
-        tokens, labels, _ = elements.labelled(~own & elements.val)
-        report.say(f"{calibrate(oracle, tokens, labels, bins=5)}\n")
         oracles.append(oracle)
     return oracles[0], oracles[1]
 
@@ -326,7 +330,7 @@ def make_generator(
     letters: np.ndarray,
     labels: np.ndarray | None,
     folder: Path,
-    report: Report,
+    advance: Advance,
 ) -> Any:
     """A pretrained network, with or without labels."""
     if folder.exists():
@@ -337,7 +341,7 @@ def make_generator(
 
     def observe(steps: int, bound: float) -> None:
         nonlocal done
-        report.advance(f"{folder.name} {bound:.3f} nats", steps - done)
+        advance(f"{folder.name} {bound:.3f} nats", steps - done)
         done = steps
 
     settings = Pretraining(
@@ -347,3 +351,24 @@ def make_generator(
     net = pretrain(settings, size.init(key), letters, key, labels, observe)
     SequenceModel(size, diffusion, net).save(folder)
     return net
+
+
+def describe(world: World, elements: Elements) -> Iterator[str]:
+    """How well oracles and generator do: each oracle on `val` rows of the other part.
+
+    Args:
+        world: They.
+        elements: The labelled sequences that they were made of.
+    """
+    for oracle, other in ((world.reward, True), (world.evaluation, False)):
+        tokens, labels, _ = elements.labelled((elements.second == other) & elements.val)
+        yield str(calibrate(oracle, tokens, labels, bins=5))
+    held_out = elements.rows.tokens[elements.val]
+    if world.template:
+        held_out = held_out[:, world.template.start : world.template.stop]
+    some = held_out[:1_000]
+    bound = nll(world.diffusion, world.net, some, jax.random.key(0)).mean()
+    yield (
+        f"generator: {bound:.3f} nats per base on {len(some)} unseen sequences; by "
+        f"base composition alone {kmer_entropy(held_out, 1):.3f}"
+    )
