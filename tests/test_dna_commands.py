@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from simpo.cli import main
 from simpo.dna.constraints import Template
@@ -22,7 +25,8 @@ from simpo.dna.scan import hits
 from simpo.dna.storage import load_oracle
 from simpo.dna.store import load_model
 from simpo.dna.usage import MotifUsage
-from simpo.experiments.sequences import pages, pretraining, training, tuning
+from simpo.experiments.sequences import pages, pretraining, resuming, training, tuning
+from simpo.experiments.sequences.inputs import STATE
 from simpo.experiments.sequences.options import Tuned
 from simpo.generative.masked import AllMasked, ExactMasks, MaskedDiffusion
 from simpo.temperature import EntropyTarget, Fixed
@@ -271,12 +275,11 @@ def test_inserts_are_scored_in_their_place(world):
 def test_labels_and_a_window_reach_the_network(world, monkeypatch):
     given = {}
 
-    def fresh(settings, net, letters, key, labels, observe):
+    def fresh(settings, state, letters, labels):
         given.update(letters=letters, labels=labels)
-        observe(1, 1.4)
-        return net
+        yield state._replace(step=state.step + 1), 1.4
 
-    monkeypatch.setattr(pretraining, "pretrain", fresh)
+    monkeypatch.setattr(pretraining, "each_chunk", fresh)
     words = ["--label", "activity", "--good", "0.6", "--start", "4", "--stop", "20"]
     done("pretrain", "data.csv", "--out", "labelled", *words, *PRETRAIN)
     data = read_sequences("data.csv", label="activity")
@@ -320,15 +323,15 @@ def test_networks_classify_the_rows_of_a_column(world, monkeypatch):
     assert 0.8 < area <= 1
 
 
-def stopping(error):
-    """Rounds that an error ends after the first."""
-    each_round = tuning.each_round
+def stopping(module, name, error, after=1):
+    """A loop of a module that an error ends after some turns."""
+    loop = getattr(module, name)
 
-    def one(*words):
-        yield next(each_round(*words))
+    def some(*words):
+        yield from itertools.islice(loop(*words), after)
         raise error
 
-    return one
+    return module, name, some
 
 
 @pytest.mark.parametrize(
@@ -339,7 +342,7 @@ def stopping(error):
     ],
 )
 def test_a_stopped_run_says_what_is_kept(world, monkeypatch, error, code, state, what):
-    monkeypatch.setattr(tuning, "each_round", stopping(error))
+    monkeypatch.setattr(*stopping(tuning, "each_round", error))
     words = ["finetune", "model", "--oracle", "reward", "--out", state, *TUNE]
     found = dna(*words)
     assert found.code == code and found.error.count("\n") == 1
@@ -360,14 +363,98 @@ def test_a_stopped_run_says_what_is_kept(world, monkeypatch, error, code, state,
     ],
 )
 def test_what_is_stopped_at_once_leaves_nothing(world, monkeypatch, words):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pretraining, "pretrain", stop)
-    monkeypatch.setattr(tuning, "each_round", stop)
+    stop = KeyboardInterrupt()
+    monkeypatch.setattr(*stopping(pretraining, "each_chunk", stop, after=0))
+    monkeypatch.setattr(*stopping(tuning, "each_round", stop, after=0))
     found = dna(*words, "--out", "gone")
     assert found.code == 130 and "interrupted after 0 of" in found.error
     assert "nothing is kept" in found.error and not (world.folder / "gone").exists()
+
+
+LONG = {
+    "pretrain": ["pretrain", "data.csv", *PRETRAIN, "--steps", "120"],
+    "finetune": ["finetune", "model", "--oracle", "reward", *TUNE, "--rounds", "4",
+                 "--path-kl", "0.1", "--diversity", "0.1"],
+    "drakes": ["finetune", "model", "--oracle", "reward", *TUNE, "--rounds", "4",
+               "--method", "DRAKES", "--soft-steps", "2"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=LONG)
+def whole(request, world):
+    """Words of a command, and what it makes without a stop."""
+    out = world.folder / f"whole-{request.param}"
+    done(*LONG[request.param], "--out", out.name)
+    return LONG[request.param], out
+
+
+def same(one, other):
+    """Whether two folders hold the same, but for their options and times."""
+    names = {
+        path.relative_to(one)
+        for path in one.rglob("*")
+        if path.suffix in (".csv", ".safetensors") and path.name != STATE
+    }
+    assert names
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_what_goes_on_ends_with_the_same_bytes(
+    world, monkeypatch, whole, killed, request
+):
+    words, out = whole
+    other = world.folder / request.node.callspec.id
+    error = ZeroDivisionError() if killed else KeyboardInterrupt()
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming, "SAVE_EVERY", 0.0 if killed else 60.0)
+        patch.setattr(*stopping(pretraining, "each_chunk", error, 2))
+        patch.setattr(*stopping(tuning, "each_round", error, 3))
+        if killed:
+            with pytest.raises(ZeroDivisionError):
+                dna(*words, "--out", other.name)
+        else:
+            assert "--resume goes on" in dna(*words, "--out", other.name).error
+    assert "--resume goes on with it, --force" in dna(*words, "--out", other.name).error
+    assert not list(world.folder.glob(".*.tmp"))
+    done(*words, "--out", other.name, "--resume")
+    same(out, other)
+
+
+def test_what_is_done_goes_on_to_more(world, whole):
+    words, out = whole
+    length = {"pretrain": ("--steps", "50"), "finetune": ("--rounds", "3")}[words[0]]
+    short = f"short-{out.name}"
+    done(*words, *length, "--out", short)
+    refused = dna(*words, length[0], "1", "--out", short, "--resume")
+    assert refused.code == 2 and f"{length[0]} 1 is fewer" in refused.error
+    done(*words, "--out", short, "--resume")
+    same(out, world.folder / short)
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--out", "nowhere"], "nothing to go on with: no file nowhere/state.safet"),
+        (["--out", "model", "--force"], "--resume goes on, --force begins anew"),
+        (["--out", "model", "--width", "4"], "begun with --width 8, not 4"),
+        (["--out", "changed"], "data.csv is not what changed was begun with"),
+        (["--out", "damaged"], "damaged/state.safetensors is damaged"),
+    ],
+)
+def test_what_cannot_go_on_gets_one_line(world, words, reason):
+    for name in ("changed", "damaged"):
+        shutil.copytree(world.folder / "model", name, dirs_exist_ok=True)
+    state = world.folder / "damaged" / STATE
+    state.write_bytes(state.read_bytes()[:-8])
+    with safe_open(world.folder / "changed" / STATE, "numpy") as file:
+        begun = json.loads(file.metadata()["begun"])
+    begun["files"]["data.csv"]["size"] += 1
+    arrays = load_file(world.folder / "changed" / STATE)
+    save_file(arrays, "changed/" + STATE, {"begun": json.dumps(begun)})
+    found = dna("pretrain", "data.csv", *PRETRAIN, "--resume", *words)
+    assert found.code == 2 and reason in found.error and found.error.count("\n") == 1
 
 
 def test_a_checkpoint_of_drakes(world):

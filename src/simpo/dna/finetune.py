@@ -230,23 +230,34 @@ def finetune(
     Raises:
         SimpoError: Impossible settings; scores or weights that are not finite.
     """
+    tuning.check()
+    state = tuning.init(net, key)
     for number, (after, metrics) in enumerate(
-        each_round(tuning, net, objective, rounds, key)
+        each_round(tuning, state, net, objective, range(rounds))
     ):
-        net = after
+        state = after
         observe(number, metrics)
-    return net
+    return state.net
 
 
 def each_round(
-    tuning: Any, net: Any, objective: Objective, rounds: int, key: Array
-) -> Iterator[tuple[Any, dict[str, float]]]:
-    """The network and the metrics after each round; arguments as of `finetune`."""
-    tuning.check()
-    state = tuning.init(net, key)
-    for number in range(rounds):
-        state, metrics = tuning.round(state, objective, net)
+    tuning: Any, state: TuneState, reference: Any, objective: Objective, rounds: range
+) -> Iterator[tuple[TuneState, dict[str, float]]]:
+    """The state and the metrics after each of some rounds.
+
+    Args:
+        tuning: As of `finetune`.
+        state: Before the first of them.
+        reference: The pretrained network.
+        objective: What sequences are scored by.
+        rounds: Their numbers.
+
+    Raises:
+        SimpoError: Scores or weights that are not finite.
+    """
+    for number in rounds:
+        state, metrics = tuning.round(state, objective, reference)
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
         if bad:
             raise SimpoError(f"round {number}: {bad[0]} is not finite; lower the rate")
-        yield state.net, metrics
+        yield state, metrics

@@ -5,7 +5,7 @@ mean of theta (decay e). Every sequence may be read from either strand.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,14 +19,22 @@ from simpo.generative.masked import ExactMasks, MaskedDiffusion, no_labels
 from simpo.randomness import uniform
 from simpo.types import PyTree, SimpoError
 
-__all__ = ["Pretraining", "nll", "pretrain"]
+__all__ = ["PretrainState", "Pretraining", "each_chunk", "nll", "pretrain"]
 
 CHUNK = 50
 """Steps that run in one compiled call."""
 
 
 class PretrainState(NamedTuple):
-    """Everything that pretraining changes."""
+    """Everything that pretraining changes.
+
+    Attributes:
+        net: The network.
+        mean: Its running mean, which is what is learnt.
+        opt: The optimiser's state.
+        key: Random key.
+        step: Updates done.
+    """
 
     net: Any
     mean: Any
@@ -81,6 +89,11 @@ class Pretraining:
         rate = optax.linear_schedule(0.0, self.learning_rate, max(self.warmup, 1))
         clip = optax.clip_by_global_norm(self.max_grad_norm)
         return optax.chain(clip, optax.adam(rate))
+
+    def init(self, net: Any, key: Array) -> PretrainState:
+        """From a fresh network."""
+        opt = self.optimiser.init(net)
+        return PretrainState(net, net, opt, key, jnp.zeros((), jnp.int32))
 
     @functools.partial(jax.jit, static_argnums=(0, 4))
     def updates(
@@ -139,6 +152,23 @@ def pretrain(
         SimpoError: Impossible settings, too few sequences, other lengths; a bound that
             is not finite.
     """
+    state = settings.init(net, key)
+    for after, bound in each_chunk(settings, state, letters, labels):
+        state = after
+        observe(int(state.step), bound)
+    return state.mean
+
+
+def each_chunk(
+    settings: Pretraining,
+    state: PretrainState,
+    letters: np.ndarray,
+    labels: np.ndarray | None = None,
+) -> Iterator[tuple[PretrainState, float]]:
+    """The state and the mean bound after every few updates, until all are made.
+
+    Arguments and errors as of `pretrain`; the updates of the state count.
+    """
     settings.check(len(letters))
     if letters.shape[1] != settings.model.length:
         raise SimpoError(
@@ -149,18 +179,13 @@ def pretrain(
     classes = no_labels(len(letters))
     if labels is not None:
         classes = jnp.asarray(labels[:, None], jnp.int32)
-    opt = settings.optimiser.init(net)
-    state = PretrainState(net, net, opt, key, jnp.zeros((), jnp.int32))
-    done = 0
-    while done < settings.steps:
+    for done in range(int(state.step), settings.steps, CHUNK):
         count = min(CHUNK, settings.steps - done)
         state, values = settings.updates(state, data, classes, count)
-        done += count
         value = float(values.mean())
         if not np.isfinite(value):
-            raise SimpoError(f"after {done} updates the loss is not finite")
-        observe(done, value)
-    return state.mean
+            raise SimpoError(f"after {done + count} updates the loss is not finite")
+        yield state, value
 
 
 def nll(

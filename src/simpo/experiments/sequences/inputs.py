@@ -21,15 +21,20 @@ from simpo.dna.store import SequenceModel, load_model
 from simpo.types import SimpoError
 
 __all__ = [
+    "STATE",
     "Progress",
     "Unlabelled",
     "clusters_of",
     "find_model",
     "require_free",
+    "weights_of",
     "window",
     "writing",
     "written",
 ]
+
+STATE = "state.safetensors"
+"""What a command that was stopped goes on from."""
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Told what is being done, and how much is done."""
@@ -41,11 +46,13 @@ def require_free(out: Path, force: bool) -> None:
     Raises:
         SimpoError: Something is there, or the place cannot be written to.
     """
-    ours = not out.is_dir() or (out / CONFIG).is_file()
+    stopped = (out / STATE).is_file()
+    ours = stopped or not out.is_dir() or (out / CONFIG).is_file()
     if out.is_dir() and not any(out.iterdir()):
         pass
     elif out.exists() and not force:
         hint = "another --out, or --force" if ours else "choose another --out"
+        hint = "--resume goes on with it, --force begins anew" if stopped else hint
         raise SimpoError(f"{out} is there already: {hint}")
     elif not ours:
         raise SimpoError(f"{out} is of something else, so it is not replaced")
@@ -153,16 +160,23 @@ class Unlabelled(eqx.Module):
         return self.net(x, t, jnp.full((len(x), 1), none))
 
 
+def weights_of(folder: Path) -> Path:
+    """The file of the weights of a model, in a folder or in its `model`.
+
+    Raises:
+        SimpoError: There is none.
+    """
+    for path in (folder / MODEL, folder / "model" / MODEL):
+        if path.is_file():
+            return path
+    raise SimpoError(f"no model {folder}: simpo dna pretrain makes one")
+
+
 def find_model(folder: Path) -> tuple[SequenceModel, Any]:
     """The model in a folder, or in its `model`, and its network without labels.
 
     Raises:
         SimpoError: There is none.
     """
-    inner = folder / "model"
-    if not (folder / MODEL).is_file() and inner.is_dir():
-        folder = inner
-    if not folder.is_dir():
-        raise SimpoError(f"no model {folder}: simpo dna pretrain makes one")
-    model = load_model(folder)
+    model = load_model(weights_of(folder).parent)
     return model, model.net if model.net.labels is None else Unlabelled(model.net)

@@ -108,6 +108,8 @@ class Pretrained:
     """Read sequences as they are written, not from either strand."""
     seed: int = 0
     """Seed of the split, of the network and of the updates."""
+    resume: bool = False
+    """Go on with what is at --out, stopped or done; --steps may be more now."""
     force: bool = False
     """Replace what is at --out."""
 
@@ -209,6 +211,8 @@ class Tuned:
     bounded: Bounded = field(default=Bounded(), metadata=GROUP)
     seed: int = 0
     """Seed of everything."""
+    resume: bool = False
+    """Go on with what is at --out, stopped or done; --rounds may be more now."""
     force: bool = False
     """Replace what is at --out."""
 

@@ -15,19 +15,19 @@ from simpo.dilated import Size
 from simpo.dna.clusters import split
 from simpo.dna.data import Sequences, read_sequences
 from simpo.dna.files import write_table
-from simpo.dna.pretrain import Pretraining, nll, pretrain
+from simpo.dna.pretrain import Pretraining, each_chunk, nll
 from simpo.dna.store import SequenceModel
 from simpo.experiments.report import Interrupted
 from simpo.experiments.sequences.inputs import (
     Progress,
     Unlabelled,
     clusters_of,
-    require_free,
     window,
     writing,
     written,
 )
 from simpo.experiments.sequences.options import Pretrained
+from simpo.experiments.sequences.resuming import Keeper, restored
 from simpo.generative.masked import MaskedDiffusion
 from simpo.types import SimpoError
 
@@ -37,51 +37,85 @@ MEASURED = 512
 """Held-out sequences that the bound is measured on, at most."""
 
 
+class Run:
+    """One pretraining: what it learns from, what it has done."""
+
+    def __init__(self, options: Pretrained) -> None:
+        self.options = options
+        self.keeper = Keeper(options, "steps", options.file)
+        data = read_sequences(
+            options.file, sequence=options.column, label=options.label
+        )
+        self.letters = window(data.tokens, options.start, options.stop, options.file)
+        self.labels = classes(options, data)
+        self.learnt, self.held = hold_out(options, data)
+        self.settings, self.size = settings_of(options, self.letters.shape[1])
+        if len(self.learnt) < options.batch_size:
+            raise SimpoError(
+                f"{options.file}: {len(self.learnt)} sequences to learn are fewer than "
+                f"a batch of {options.batch_size}; a smaller --batch-size"
+            )
+        key = jax.random.key(options.seed)
+        self.state = self.settings.init(jax.jit(self.size.init)(key), key)
+        self.curve = np.zeros((0, 2))
+        if arrays := self.keeper.find():
+            self.state, told = restored(self.state, arrays, options.out)
+            self.curve = told["curve"]
+        self.keeper.require_more(self.done, "updates")
+
+    @property
+    def done(self) -> int:
+        """Updates made."""
+        return int(self.state.step)
+
+    def learn(self, tell: Progress) -> None:
+        """All updates; the state is kept now and then."""
+        labels = None if self.labels is None else self.labels[self.learnt]
+        given = self.settings, self.state, self.letters[self.learnt], labels
+        for state, bound in each_chunk(*given):
+            self.state = state
+            self.curve = np.append(self.curve, [(self.done, bound)], axis=0)
+            tell(f"{bound:.3f} nats per base", self.done)
+            if self.keeper.due:
+                self.keeper.save(state, {"curve": self.curve})
+
+    def save(self) -> dict[str, float]:
+        """Measure the model, write the folder; what was found."""
+        options = self.options
+        model = SequenceModel(self.size, self.settings.model, self.state.mean)
+        learnt, held = self.letters[self.learnt], self.letters[self.held]
+        found = measure(model, learnt, held, options.seed)
+        counts = {"updates": self.done, "rows_learnt": len(learnt)}
+        counts["rows_held_out"] = len(held)
+        with writing(options.out) as folder:
+            model.save(folder)
+            self.keeper.save(self.state, {"curve": self.curve}, folder)
+            write_json(folder / "training.json", written(options) | counts | found)
+            columns = {"update": [f"{n:.0f}" for n, _ in self.curve]}
+            columns["nats_per_base"] = [f"{bound:.6g}" for _, bound in self.curve]
+            write_table(folder / "bound.csv", columns)
+        return found
+
+
 def run(options: Pretrained, tell: Progress) -> list[str]:
     """Pretrain, measure, save; what is to be printed.
 
     Raises:
         SimpoError: A mistake; nothing is written.
-        Interrupted: The user stopped it; nothing is kept.
+        Interrupted: The user stopped it; what was learnt is kept.
     """
-    require_free(options.out, options.force)
-    data = read_sequences(options.file, sequence=options.column, label=options.label)
-    letters = window(data.tokens, options.start, options.stop, options.file)
-    labels = classes(options, data)
-    learnt, held = hold_out(options, data)
-    settings, size = settings_of(options, letters.shape[1])
-    if len(learnt) < options.batch_size:
-        raise SimpoError(
-            f"{options.file}: {len(learnt)} sequences to learn are fewer than a batch "
-            f"of {options.batch_size}; a smaller --batch-size"
-        )
-    curve: list[tuple[int, float]] = []
-
-    def observe(steps: int, bound: float) -> None:
-        curve.append((steps, bound))
-        tell(f"{bound:.3f} nats per base", steps)
-
-    key = jax.random.key(options.seed)
+    work = Run(options)
     try:
-        net = pretrain(
-            *(settings, jax.jit(size.init)(key), letters[learnt], key),
-            labels=None if labels is None else labels[learnt],
-            observe=observe,
-        )
+        work.learn(tell)
     except KeyboardInterrupt:
-        done = curve[-1][0] if curve else 0
-        what = f"interrupted after {done} of {options.steps} updates"
-        raise Interrupted(f"{what}: nothing is kept") from None
-    model = SequenceModel(size, settings.model, net)
-    found = measure(model, letters[learnt], letters[held], options.seed)
-    with writing(options.out) as folder:
-        model.save(folder)
-        counts = {"rows_learnt": len(learnt), "rows_held_out": len(held)}
-        write_json(folder / "training.json", written(options) | counts | found)
-        columns = {"update": [str(n) for n, _ in curve]}
-        columns["nats_per_base"] = [f"{bound:.6g}" for _, bound in curve]
-        write_table(folder / "bound.csv", columns)
-    return lines(options, letters, learnt, held, found)
+        what = f"interrupted after {work.done} of {options.steps} updates"
+        if not work.done:
+            raise Interrupted(f"{what}: nothing is kept") from None
+        work.save()
+        kept = f"{what}; kept: the model as it is, {options.out}"
+        raise Interrupted(f"{kept}; --resume goes on") from None
+    found = work.save()
+    return lines(options, work.letters, work.learnt, work.held, found)
 
 
 def settings_of(options: Pretrained, bases: int) -> tuple[Pretraining, Size]:

@@ -4,6 +4,7 @@ OUT/model        the network after the last round
 OUT/rounds.csv   a row per round, OUT/rounds.png their medians
 OUT/before.csv, after.csv    sequences with their scores
 OUT/config.json env.json status.json    options, versions and devices, the state
+OUT/state.safetensors    what --resume goes on from
 """
 
 import re
@@ -31,11 +32,12 @@ from simpo.experiments.report import Interrupted
 from simpo.experiments.sequences.inputs import (
     Progress,
     find_model,
-    require_free,
+    weights_of,
     writing,
     written,
 )
 from simpo.experiments.sequences.options import Tuned
+from simpo.experiments.sequences.resuming import Keeper, restored
 from simpo.experiments.sequences.scoring import conditions, find_oracle, place_of
 from simpo.experiments.summary import table
 from simpo.generative.masked import AllMasked, MaskedDiffusion
@@ -59,6 +61,8 @@ WEIGHTINGS: Mapping[str, Weighting] = {
 """Of methods by name, without marks and in small letters: `Lin. Neg.` is `linneg`."""
 RATES = {"drakes": 1e-4}
 RATE = 5e-4
+FIRST = ("round", "oracle_calls", "network_calls", "score_median", "score_mean")
+"""Columns of rounds.csv that come before the others."""
 BLOCK = 256
 """Sequences drawn at a time."""
 
@@ -68,6 +72,7 @@ class Run:
 
     def __init__(self, options: Tuned) -> None:
         self.options = options
+        self.keeper = Keeper(options, "rounds", weights_of(options.model))
         self.model, net = find_model(options.model)
         if net is not self.model.net:
             raise SimpoError(
@@ -82,39 +87,68 @@ class Run:
         template = place_of(options.place, self.model.diffusion.length)
         wanted = conditions(options.wanted, template)
         self.objective = Objective(oracle, template, wanted, options.diversity)
-        self.net, self.rows = net, []
+        self.rows: list[dict[str, float]] = []
         self.sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.state = self.method.init(net, jax.random.key(options.seed))
+        if arrays := self.keeper.find():
+            self.go_on(arrays)
+        self.keeper.require_more(len(self.rows), "rounds")
+
+    def go_on(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Be where an earlier command was stopped."""
+        self.state, told = restored(self.state, arrays, self.options.out)
+        self.sets["before"] = told.pop("letters"), told.pop("scores")
+        names = {name: name.removeprefix("rows.") for name in told}
+        columns = [told[name].tolist() for name in names]
+        self.rows = [
+            dict(zip(names.values(), row, strict=True))
+            for row in zip(*columns, strict=True)
+        ]
+        calls = self.objective.calls
+        calls.oracle = int(self.rows[-1]["oracle_calls"])
+        calls.network = int(self.rows[-1]["network_calls"])
+
+    def keep(self, folder: Path | None = None) -> None:
+        """Save what `go_on` needs."""
+        letters, scores = self.sets["before"]
+        rows = {n: np.array([row[n] for row in self.rows]) for n in self.rows[0]}
+        told = {"letters": letters, "scores": scores, "rows": rows}
+        self.keeper.save(self.state, told, folder)
 
     def draw(self, name: str) -> None:
         """Draw and score a set; these calls do not count as the method's."""
         key = jax.random.key(self.options.seed + 1)
-        letters = draw(self.model.diffusion, self.net, key, self.options.samples)
+        letters = draw(self.model.diffusion, self.state.net, key, self.options.samples)
         scores = self.objective.oracle(self.objective.whole(letters))
         satisfied(self.objective.constraints, self.objective.whole(letters[:1]))
         self.sets[name] = letters, scores
 
     def tune(self, tell: Progress) -> None:
-        """All rounds; what was reached is kept when it is stopped in between."""
-        key = jax.random.key(self.options.seed)
-        given = self.method, self.net, self.objective, self.options.rounds, key
-        for net, metrics in each_round(*given):
+        """All rounds that are not made yet; the state is kept now and then."""
+        rounds = range(len(self.rows), self.options.rounds)
+        given = self.method, self.state, self.model.net, self.objective, rounds
+        for state, metrics in each_round(*given):
             calls = self.objective.calls
             counted = {"oracle_calls": calls.oracle, "network_calls": calls.network}
-            self.net = net
+            self.state = state
             self.rows.append({"round": len(self.rows) + 1, **metrics, **counted})
             tell(f"median {metrics['score_median']:.3f}", len(self.rows))
+            if self.keeper.due:
+                self.keep()
 
     def save(self, state: str) -> None:
         """Write the folder."""
         options = self.options
         with writing(options.out) as folder:
-            tuned = SequenceModel(self.model.size, self.model.diffusion, self.net)
+            tuned = SequenceModel(self.model.size, self.model.diffusion, self.state.net)
             tuned.save(folder / "model")
+            self.keep(folder)
             write_json(folder / "config.json", written(options))
             write_json(folder / "env.json", describe_machine())
             done = {"state": state, "rounds": len(self.rows)}
             write_json(folder / "status.json", done)
-            columns = {n: [f"{r[n]:.6g}" for r in self.rows] for n in self.rows[0]}
+            names = [*FIRST, *sorted({*self.rows[0]} - {*FIRST})]
+            columns = {n: [f"{row[n]:.10g}" for row in self.rows] for n in names}
             write_table(folder / "rounds.csv", columns)
             medians = np.array([row["score_median"] for row in self.rows])
             curves = {shown(options.method): medians}
@@ -150,9 +184,9 @@ def run(options: Tuned, tell: Progress) -> list[str]:
             rounds are kept.
         Interrupted: The user stopped it; the rounds are kept.
     """
-    require_free(options.out, options.force)
     tuning = Run(options)
-    tuning.draw("before")
+    if not tuning.rows:
+        tuning.draw("before")
     try:
         tuning.tune(tell)
     except (KeyboardInterrupt, SimpoError) as error:
@@ -167,7 +201,8 @@ def run(options: Tuned, tell: Progress) -> list[str]:
         tuning.save("interrupted" if stopped else "failed")
         kept = f"{what}; kept: the model after round {done}, {options.out / 'model'}"
         kind = Interrupted if stopped else SimpoError
-        raise kind(f"{kept}, and {options.out / 'rounds.csv'}") from None
+        kept += f", and {options.out / 'rounds.csv'}"
+        raise kind(f"{kept}; --resume goes on" if stopped else kept) from None
     tuning.draw("after")
     tuning.save("done")
     return tuning.lines()
