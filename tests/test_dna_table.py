@@ -26,7 +26,7 @@ from simpo.experiments.dna_cells import Bench, Cell, Making
 from simpo.experiments.dna_methods import ABLATION, CLAIMS, METHODS, PUBLISHED, design
 from simpo.experiments.dna_results import Interval, Line, above
 from simpo.experiments.dna_study import TUNING_SEEDS, choose
-from simpo.experiments.dna_table import DnaAblation
+from simpo.experiments.dna_table import DnaAblation, DnaTable
 from simpo.experiments.dna_world import SETUPS, World, read_elements
 from simpo.types import SimpoError
 
@@ -186,10 +186,20 @@ def test_a_set_is_made_once_and_all_its_rounds_are_told(world, tmp_path):
     assert made.judged(Cell(EXP, 1e-3, 1)) is None
 
 
-@pytest.mark.parametrize("scale", SETUPS)
-def test_an_ablation_has_one_rate_for_all(scale):
-    study = DnaAblation(scale=scale, rate=2e-3)
-    assert {study.rates(method) for method in ABLATION.values()} == {(2e-3,)}
+def test_an_ablation_has_one_rate_for_all_and_a_table_the_best_for_each():
+    tuned, guide = METHODS[EXP], METHODS["CG"]
+    laptop = SETUPS["laptop"].rates
+    assert DnaAblation().rates(tuned) == (1e-3,)
+    assert DnaAblation(rate=None).rates(tuned) == DnaTable().rates(tuned) == laptop
+    assert DnaTable(rate=2e-3).rates(tuned) == (2e-3,)
+    assert DnaTable(rate=2e-3).rates(guide) == DnaTable().rates(guide) == laptop[:1]
+
+
+def test_sizes_of_a_scale_can_be_changed():
+    setup = DnaTable(scale="paper", rounds=9, pretraining_steps=7).setup
+    assert (setup.rounds, setup.pretraining_steps) == (9, 7)
+    assert setup.size == SETUPS["paper"].size == DnaTable(scale="paper").setup.size
+    assert DnaTable(scale="paper").setup == SETUPS["paper"]
 
 
 # --- as a user --------------------------------------------------------------------
@@ -328,6 +338,8 @@ def test_a_world_of_other_files_is_not_mixed_with(table, files, capsys):
         (["--data", "nowhere.csv", "--motifs", "x.meme"], "no file nowhere.csv"),
         (["--seeds", "0"], "seeds must be at least 1"),
         (["--jobs", "0"], "jobs must be at least 1"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--rate", "-1"], "rate must be positive, not -1"),
     ],
 )
 def test_mistakes_get_one_line(words, reason, tmp_path, capsys):

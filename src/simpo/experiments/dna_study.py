@@ -13,7 +13,7 @@ that is there is not made again.
 import abc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -73,6 +73,12 @@ class DnaStudy(Study):
     """Seeds: 0, 1, ...; by default as the scale has them."""
     methods: tuple[str, ...] = ()
     """Which methods; all by default."""
+    rate: float | None = None
+    """One learning rate for all; by default the best for each, of the scale's."""
+    rounds: int | None = None
+    """Groups that a method proposes; by default as the scale has them."""
+    pretraining_steps: int | None = None
+    """Updates of the generator; by default as the scale has them."""
     jobs: int | None = None
     """Sets made side by side, a core each; all cores by default, one on a GPU."""
     report: bool = False
@@ -91,7 +97,9 @@ class DnaStudy(Study):
     @property
     def setup(self) -> Setup:
         """Sizes."""
-        return SETUPS[self.scale]
+        given = {"rounds": self.rounds, "pretraining_steps": self.pretraining_steps}
+        changed = {name: number for name, number in given.items() if number}
+        return replace(SETUPS[self.scale], **changed)
 
     @property
     def chosen(self) -> dict[str, Method]:
@@ -99,9 +107,11 @@ class DnaStudy(Study):
         names = self.methods or tuple(self.methods_of)
         return {name: self.methods_of[name] for name in names}
 
-    @abc.abstractmethod
     def rates(self, method: Method) -> tuple[float, ...]:
         """Learning rates to choose from; one if there is nothing to choose."""
+        if not method.tuned:
+            return self.setup.rates[:1]
+        return self.setup.rates if self.rate is None else (self.rate,)
 
     @abc.abstractmethod
     def verdicts(self, lines: Mapping[str, Line]) -> Iterator[Verdict]:
@@ -112,12 +122,19 @@ class DnaStudy(Study):
         """The paper's number, which is not comparable as a value."""
 
     def check(self) -> None:
-        """Require files, methods and seeds.
+        """Require files, methods, and numbers that are possible.
 
         Raises:
             SimpoError: Something is not so.
         """
-        require_positive(seeds=self.seeds, jobs=self.jobs)
+        require_positive(
+            seeds=self.seeds,
+            jobs=self.jobs,
+            rounds=self.rounds,
+            pretraining_steps=self.pretraining_steps,
+        )
+        if self.rate is not None and not self.rate > 0:
+            raise SimpoError(f"rate must be positive, not {self.rate:g}")
         for name, path in (("data", self.data), ("motifs", self.motifs)):
             if path is None:
                 raise SimpoError(

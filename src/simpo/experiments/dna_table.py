@@ -15,7 +15,6 @@ from simpo.experiments.dna_methods import (
 from simpo.experiments.dna_results import Line, above
 from simpo.experiments.dna_study import DnaStudy
 from simpo.experiments.report import Verdict
-from simpo.types import SimpoError
 
 __all__ = ["DnaAblation", "DnaTable"]
 
@@ -26,10 +25,6 @@ class DnaTable(DnaStudy):
 
     name: ClassVar[str] = "dna"
     methods_of: ClassVar[Mapping[str, Method]] = METHODS
-
-    def rates(self, method: Method) -> tuple[float, ...]:
-        """The scale's, for what is fine-tuned."""
-        return self.setup.rates if method.tuned else self.setup.rates[:1]
 
     def verdicts(self, lines: Mapping[str, Line]) -> Iterator[Verdict]:
         """Every order that Table 3 shows."""
@@ -48,18 +43,8 @@ class DnaAblation(DnaStudy):
 
     name: ClassVar[str] = "dna-ablation"
     methods_of: ClassVar[Mapping[str, Method]] = ABLATION
-    rate: float = 1e-3
-    """Learning rate of all; none is tuned."""
-
-    def check(self) -> None:
-        """Require files, methods, seeds, and a rate that is possible."""
-        super().check()
-        if not self.rate > 0:
-            raise SimpoError(f"rate must be positive, not {self.rate:g}")
-
-    def rates(self, method: Method) -> tuple[float, ...]:
-        """The one that is given."""
-        return (self.rate,)
+    rate: float | None = 1e-3
+    """One learning rate for all; None is the best for each, of the scale's."""
 
     def verdicts(self, lines: Mapping[str, Line]) -> Iterator[Verdict]:
         """Every variant against the exponential weights."""
