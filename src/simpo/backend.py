@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-__all__ = ["keep_compiled", "one_device_per_core"]
+__all__ = ["keep_compiled", "one_device_per_core", "share_memory"]
 
 
 def keep_compiled() -> None:
@@ -35,3 +35,8 @@ def one_device_per_core() -> None:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         cores = len(os.sched_getaffinity(0))
     jax.config.update("jax_num_cpu_devices", cores)
+
+
+def share_memory() -> None:
+    """Take a GPU's memory as it is needed: other processes of ours are on it, too."""
+    settle("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -4,7 +4,7 @@ import difflib
 import importlib
 from typing import Any
 
-from simpo.backend import one_device_per_core
+from simpo.backend import one_device_per_core, share_memory
 from simpo.cli.arguments import option_registry
 from simpo.cli.options import read_options
 from simpo.cli.studies import carry_out
@@ -51,4 +51,5 @@ def main(argv: list[str]) -> int:
     prog, registry = f"simpo reproduce {argv[0]}", option_registry()
     study = read_options(study, argv[1:], prog=prog, registry=registry)
     one_device_per_core()
+    share_memory()
     return carry_out(study)

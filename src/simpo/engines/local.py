@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from simpo.backend import share_memory
 from simpo.engines.jobs import Advance, Ended, Task
 from simpo.trainer import Stopped
 from simpo.types import SimpoError
@@ -138,7 +139,7 @@ def work(core: int, pipe: Connection) -> None:
     """What a worker's process does, as long as there are tasks."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    share_memory()
     while job := pipe.recv():
         try:
             pipe.send(job.make(pipe.send))
