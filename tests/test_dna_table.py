@@ -12,6 +12,7 @@ import pytest
 
 from planted import MODEL, Planted, pretrained, sequences
 from simpo.cli import main
+from simpo.dna.constraints import Template, satisfied
 from simpo.dna.data import Sequences, read_sequences, write_sequences
 from simpo.dna.drakes import Drakes
 from simpo.dna.finetune import SignedTuning
@@ -23,7 +24,14 @@ from simpo.dna.usage import MotifUsage
 from simpo.engines.jobs import Ended
 from simpo.experiments.designs import Judges
 from simpo.experiments.dna_cells import Bench, Cell, Making
-from simpo.experiments.dna_methods import ABLATION, CLAIMS, METHODS, PUBLISHED, design
+from simpo.experiments.dna_methods import (
+    ABLATION,
+    CLAIMS,
+    METHODS,
+    PUBLISHED,
+    compared_with,
+    design,
+)
 from simpo.experiments.dna_results import Interval, Line, above
 from simpo.experiments.dna_study import TUNING_SEEDS, choose
 from simpo.experiments.dna_table import DnaAblation, DnaTable
@@ -64,6 +72,8 @@ def test_every_method_is_made_as_its_name_says(world):
     floors = {n: getattr(m.make(world, 1.0).weighting, "floor", None)
               for n, m in ABLATION.items()}  # fmt: skip
     assert floors["Lin. Neg., floor -0.3"] == -0.3 and floors["SiMPO-Linear"] == 0
+    constrained = {name for name, method in ABLATION.items() if method.constrained}
+    assert constrained == {name for name in ABLATION if name.endswith("constrained")}
     assert METHODS["WD1"].make(world, 1.0).model.masks == 1
     assert set(PUBLISHED) <= set(METHODS)
     assert {name for pair in CLAIMS for name in pair} <= set(METHODS)
@@ -72,6 +82,34 @@ def test_every_method_is_made_as_its_name_says(world):
 def test_claims_follow_the_published_order():
     for better, worse in CLAIMS:
         assert PUBLISHED[better] > PUBLISHED[worse]
+
+
+def test_variants_are_compared_with_what_has_the_same_change():
+    pairs = {name: compared_with(name) for name in ABLATION}
+    assert set(pairs.values()) <= set(ABLATION)
+    assert pairs["Lin. Neg., KL 0.5"] == "Exp, KL 0.5"
+    assert pairs["Square, constrained"] == "Exp, constrained"
+    assert pairs["Sqr. Neg., many masks"] == "SiMPO-Sqr. Neg."
+    for name in ("Exp, KL 0.5", "Exp, centred", "Lin. Neg., floor -3", "SiMPO-Linear"):
+        assert pairs[name] == EXP
+
+
+def test_constrained_methods_are_scored_by_what_can_be_synthesised(world):
+    class Seen(Planted):
+        def __call__(self, tokens):
+            kept.append(satisfied(world.conditions, tokens).mean())
+            return super().__call__(tokens)
+
+    kept, asked = [], dataclasses.replace(world, reward=Seen())
+    tell = [].append
+    free, bound = (
+        design(ABLATION[name], asked, 1e-2, 0, tell).letters
+        for name in (EXP, "Exp, constrained")
+    )
+    assert 0 < np.mean(kept) < 1 and (free != bound).any()
+    assert world.conditions[0].window == MODEL.length
+    whole = dataclasses.replace(world, template=Template(np.zeros(90, np.int8), 30, 38))
+    assert whole.length == 90 and whole.conditions[0].window == 60
 
 
 def test_rl_d2_is_simpo_with_exponential(world):
@@ -281,6 +319,7 @@ def test_the_table_of_a_small_world(first, files):
     assert [(row["method"], row["seed"]) for row in rows] == [
         (name, seed) for name in ("Pretrained", EXP) for seed in "01"
     ]
+    assert all(0 <= float(row["satisfy"]) <= 1 for row in rows)
     budget = SETUPS["smoke"].rounds * SETUPS["smoke"].group
     assert rows[-1]["oracle_calls"] == str(budget)
     usage = MotifUsage.read(folder / "motif_hits.csv")
@@ -295,14 +334,15 @@ def test_sets_that_are_there_are_judged_again_at_most(table, files, capsys):
     # One set was judged by a version without motifs, one has other numbers.
     text, row = own[0].read_text(), own[0].parent / "row.json"
     by = json.loads(row.read_text())["by"]
-    row.write_text(json.dumps(json.loads(row.read_text()) | {"by": by[:-1]}))
+    fewer = [judge for judge in by if judge != "motif_hits.csv"]
+    row.write_text(json.dumps(json.loads(row.read_text()) | {"by": fewer}))
     own[0].unlink()
     other, names = np.array([1.0, 2.0, 3.0, 4.0]), MotifUsage.read(own[1]).motifs
     MotifUsage(names, {"Pretrained": other}).write(own[1])
 
     assert command(files, table, "--report", "--seeds", "2") == 0
     assert sets(table) == before
-    assert own[0].read_text() == text and by[-1] == "motif_hits.csv"
+    assert own[0].read_text() == text and len(fewer) == len(by) - 1
     seeds = [MotifUsage.read(path).rates["Pretrained"] for path in own]
     found = MotifUsage.read(folder / "motif_hits.csv").rates["Pretrained"]
     np.testing.assert_allclose(found, np.mean(seeds, axis=0), rtol=1e-5)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simpo.dna.constraints import Template
+from simpo.dna.constraints import Constraint, Template, satisfied
 from simpo.dna.metrics import (
     gc,
     hit_rate,
@@ -59,6 +59,7 @@ class Judges:
         template: Where inserts are placed for the oracles; None for whole sequences.
         motifs: What is looked for in a set and in the natural sequences; maybe nothing.
         accessibility: Chance of open chromatin, if there is such a classifier.
+        conditions: What whole sequences should satisfy, if anything.
     """
 
     oracles: Mapping[str, Oracle]
@@ -68,6 +69,7 @@ class Judges:
     template: Template | None = None
     motifs: Sequence[Motif] = ()
     accessibility: Oracle | None = None
+    conditions: Sequence[Constraint] = ()
 
     def whole(self, letters: np.ndarray) -> np.ndarray:
         """Whole sequences [N, L] of a set [N, l]."""
@@ -105,13 +107,16 @@ class Judges:
         return MotifUsage(tuple(motif.name for motif in self.fitting), rates)
 
     def likeness(self, letters: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-        """What needs motif hits [N, M], or a classifier, where those are there."""
+        """What needs motif hits [N, M], a classifier or conditions, where there are."""
         found = {}
         if self.fitting:
             found["motif_correlation"] = motif_correlation(counts, self.natural_hits)
         if self.accessibility:
             chance = self.accessibility(self.whole(letters))
             found["accessible"] = float((chance > 0.5).mean())
+        if self.conditions:
+            kept = satisfied(self.conditions, self.whole(letters))
+            found["satisfy"] = float(kept.mean())
         return found
 
     def judge(self, name: str, letters: np.ndarray, calls: Calls) -> Judged:
@@ -151,6 +156,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "hamming": ("Hamming", "{:.2f}".format),
     "unique": ("unique", "{:.0%}".format),
     "gc": ("GC", "{:.0%}".format),
+    "satisfy": ("satisfy", "{:.0%}".format),
     "oracle_calls": ("oracle calls", "{:,.0f}".format),
     "network_calls": ("network calls", "{:,.0f}".format),
 }

@@ -78,6 +78,7 @@ class Bench:
             return None
         by = [*judges.oracles, *(["open"] if judges.accessibility else [])]
         by += [MOTIF_HITS] if judges.fitting else []
+        by += [condition.name for condition in judges.conditions]
         if (path := folder / "row.json").exists() and read_json(path)["by"] == by:
             return read_json(path)
         letters = read_sequences(folder / "sequences.csv").tokens

@@ -184,7 +184,9 @@ NOTES = (
     "nats/base: bound of the negative log-likelihood under the generator before "
     "fine-tuning (1.386 is noise). 3-mers, motifs: correlation of 3-mer counts and of "
     "motif hits with the most active hundredth of the elements. distance: share of "
-    "bases that differ from the nearest element that the reward was trained on.",
+    "bases that differ from the nearest element that the reward was trained on. "
+    "satisfy: share that could be synthesised, with 30 to 70 % of G and C in every 60 "
+    "bases and no base more than six times in a row.",
     "The paper's numbers are another oracle's, of other data and a far larger network: "
     "only their order can be compared.",
 )

@@ -233,6 +233,7 @@ class DnaStudy(Study):
             template=world.template,
             motifs=world.motifs,
             accessibility=opened,
+            conditions=world.conditions,
         )
         return Bench(world, judges, self.methods_of, self.shared / "cells")
 

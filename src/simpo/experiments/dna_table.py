@@ -9,8 +9,8 @@ from simpo.experiments.dna_methods import (
     CLAIMS,
     METHODS,
     PUBLISHED,
-    REFERENCE,
     Method,
+    compared_with,
 )
 from simpo.experiments.dna_results import Line, above
 from simpo.experiments.dna_study import DnaStudy
@@ -47,10 +47,11 @@ class DnaAblation(DnaStudy):
     """One learning rate for all; None is the best for each, of the scale's."""
 
     def verdicts(self, lines: Mapping[str, Line]) -> Iterator[Verdict]:
-        """Every variant against the exponential weights."""
+        """Every variant against exponential weights, with the same change if any."""
         for name in self.chosen:
-            if name != REFERENCE and REFERENCE in self.chosen:
-                yield above(name, REFERENCE, lines)
+            other = compared_with(name)
+            if other in self.chosen and name != other:
+                yield above(name, other, lines)
 
     def published(self, method: str) -> None:
         """None: the paper has no such table."""

@@ -20,7 +20,7 @@ import numpy as np
 from simpo.dilated import PAPER, Size
 from simpo.dna.calibration import calibrate
 from simpo.dna.cnn import Fitting, train_cnn
-from simpo.dna.constraints import Template
+from simpo.dna.constraints import Constraint, GCWindow, Homopolymer, Template
 from simpo.dna.convnet import motif_stem
 from simpo.dna.data import Sequences, read_sequences
 from simpo.dna.features import Featuriser, choose_motifs
@@ -222,6 +222,18 @@ class World:
     diffusion: MaskedDiffusion
     net: Any
     labelled: Any
+
+    @property
+    def length(self) -> int:
+        """L, bases of whole sequences."""
+        template = self.template
+        return len(template.backbone) if template else self.diffusion.length
+
+    @property
+    def conditions(self) -> tuple[Constraint, ...]:
+        """What whole sequences must satisfy to be synthesised."""
+        window = GCWindow(0.3, 0.7, window=min(60, self.length))
+        return window, Homopolymer(6)
 
 
 def make_world(
