@@ -371,6 +371,7 @@ def test_what_is_stopped_at_once_leaves_nothing(world, monkeypatch, words):
     assert "nothing is kept" in found.error and not (world.folder / "gone").exists()
 
 
+OUT = ["--out", "drawn.csv"]
 LONG = {
     "pretrain": ["pretrain", "data.csv", *PRETRAIN, "--steps", "120"],
     "finetune": ["finetune", "model", "--oracle", "reward", *TUNE, "--rounds", "4",
@@ -418,6 +419,8 @@ def test_what_goes_on_ends_with_the_same_bytes(
             assert "--resume goes on" in dna(*words, "--out", other.name).error
     assert "--resume goes on with it, --force" in dna(*words, "--out", other.name).error
     assert not list(world.folder.glob(".*.tmp"))
+    if killed:
+        assert f"no model {other.name} yet" in dna("sample", other.name, *OUT).error
     done(*words, "--out", other.name, "--resume")
     same(out, other)
 

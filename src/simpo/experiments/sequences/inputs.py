@@ -169,6 +169,8 @@ def weights_of(folder: Path) -> Path:
     for path in (folder / MODEL, folder / "model" / MODEL):
         if path.is_file():
             return path
+    if (folder / STATE).is_file():
+        raise SimpoError(f"no model {folder} yet: go on with what makes it, --resume")
     raise SimpoError(f"no model {folder}: simpo dna pretrain makes one")
 
 
