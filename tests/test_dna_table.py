@@ -160,6 +160,12 @@ def line(*scores):
     return Line(None, None, sets, [])
 
 
+def test_pace_is_the_mean_of_a_curve_over_rounds():
+    curves = [np.array([0.0, 1.0, 2.0]), np.array([2.0, 2.0, 2.0])]
+    assert Line(None, None, {}, []).pace is None
+    assert Line(None, None, {}, curves).pace == Interval.of([1.0, 2.0])
+
+
 def test_orders_are_judged_by_pairs_of_seeds():
     lines = {"a": line(1.0, 2.0, 3.0), "b": line(0.5, 1.4, 2.5), "c": line(9.0)}
     shown, opposite = above("a", "b", lines), above("b", "a", lines)

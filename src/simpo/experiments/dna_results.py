@@ -24,6 +24,8 @@ __all__ = ["Interval", "Line", "above", "tell"]
 
 WORDS = {True: "shown", False: "opposite", None: "not shown"}
 """What is said of an order."""
+PACE = "over_rounds", "over_rounds_low", "over_rounds_high"
+"""Columns of how fast a method learns."""
 
 
 class Interval(NamedTuple):
@@ -70,6 +72,13 @@ class Line:
         """Of the medians over seeds."""
         return Interval.of([row[judge] for row in self.sets.values()])
 
+    @property
+    def pace(self) -> Interval | None:
+        """Mean over rounds of the group's median reward; None without rounds."""
+        if not self.curves:
+            return None
+        return Interval.of([float(np.mean(curve)) for curve in self.curves])
+
     def numbers(self, name: str, judges: Judges) -> dict[str, Any]:
         """Means over seeds, with the ends of the judges' intervals."""
         rows = list(self.sets.values())
@@ -81,6 +90,8 @@ class Line:
         means = {
             k: float(np.mean([r[k] for r in rows])) for k in COLUMNS if k in rows[0]
         }
+        for key, number in zip(PACE, self.pace or (None,) * 3, strict=True):
+            found[key] = number
         return found | means | {"paper": self.published}
 
     def text(self, name: str, judges: Judges) -> dict[str, str]:
@@ -92,6 +103,7 @@ class Line:
             "seeds": str(len(rows)),
             **{judge: str(self.median(judge)) for judge in judges.oracles},
         }
+        found["over rounds"] = str(self.pace or "")
         for key, (title, form) in COLUMNS.items():
             if key in rows[0]:
                 found[title] = form(float(np.mean([row[key] for row in rows])))
@@ -181,12 +193,14 @@ NOTES = (
     "is what methods were scored by; the evaluation oracle is of another kind and was "
     "trained on other elements. Verdicts are of the evaluation oracle, paired by seed; "
     "there are many of them, and no correction is made for that.",
-    "nats/base: bound of the negative log-likelihood under the generator before "
-    "fine-tuning (1.386 is noise). 3-mers, motifs: correlation of 3-mer counts and of "
-    "motif hits with the most active hundredth of the elements. distance: share of "
-    "bases that differ from the nearest element that the reward was trained on. "
-    "satisfy: share that could be synthesised, with 30 to 70 % of G and C in every 60 "
-    "bases and no base more than six times in a row.",
+    "over rounds: the median reward of a group, mean over the rounds of fine-tuning, "
+    "which tells how fast a method learns. nats/base: bound of the negative "
+    "log-likelihood under the generator before fine-tuning (1.386 is noise). 3-mers, "
+    "motifs: correlation of 3-mer counts and of motif hits with the most active "
+    "hundredth of the elements. distance: share of bases that differ from the nearest "
+    "element that the reward was trained on. satisfy: share that could be synthesised, "
+    "with 30 to 70 % of G and C in every 60 bases and no base more than six times in a "
+    "row.",
     "The paper's numbers are another oracle's, of other data and a far larger network: "
     "only their order can be compared.",
 )
