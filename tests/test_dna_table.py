@@ -233,8 +233,9 @@ def test_a_set_is_made_once_and_all_its_rounds_are_told(world, tmp_path):
 def test_an_ablation_has_one_rate_for_all_and_a_table_the_best_for_each():
     tuned, guide = METHODS[EXP], METHODS["CG"]
     laptop = SETUPS["laptop"].rates
-    assert DnaAblation().rates(tuned) == (1e-3,)
-    assert DnaAblation(rate=None).rates(tuned) == DnaTable().rates(tuned) == laptop
+    assert DnaAblation().rates(tuned) == (3e-3,)
+    assert DnaAblation(rate=1e-3).rates(tuned) == (1e-3,)
+    assert DnaTable().rates(tuned) == laptop
     assert DnaTable(rate=2e-3).rates(tuned) == (2e-3,)
     assert DnaTable(rate=2e-3).rates(guide) == DnaTable().rates(guide) == laptop[:1]
 

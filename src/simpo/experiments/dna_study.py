@@ -46,6 +46,8 @@ __all__ = ["DnaStudy"]
 
 TUNING_SEEDS = (1000, 1001, 1002)
 """What rates are chosen on."""
+FREE = "rates", "rate", "seeds"
+"""Of a setup: what may change from one study to another in the same world."""
 Scale = Literal["smoke", "laptop", "paper"]
 
 
@@ -74,7 +76,7 @@ class DnaStudy(Study):
     methods: tuple[str, ...] = ()
     """Which methods; all by default."""
     rate: float | None = None
-    """One learning rate for all; by default the best for each, of the scale's."""
+    """One learning rate for all; the table has the best for each by default."""
     rounds: int | None = None
     """Groups that a method proposes; by default as the scale has them."""
     pretraining_steps: int | None = None
@@ -243,7 +245,7 @@ class DnaStudy(Study):
         sizes = asdict(self.setup).items()
         made = {
             "label": self.label,
-            "setup": {k: str(v) for k, v in sizes if k not in ("rates", "seeds")},
+            "setup": {k: str(v) for k, v in sizes if k not in FREE},
             "files": {name: digest(path) for name, path in files.items() if path},
         }
         home = self.shared / "world"

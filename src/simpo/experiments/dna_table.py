@@ -43,8 +43,10 @@ class DnaAblation(DnaStudy):
 
     name: ClassVar[str] = "dna-ablation"
     methods_of: ClassVar[Mapping[str, Method]] = ABLATION
-    rate: float | None = 1e-3
-    """One learning rate for all; None is the best for each, of the scale's."""
+
+    def rates(self, method: Method) -> tuple[float, ...]:
+        """The one that is given, or the scale's for ablations."""
+        return (self.rate or self.setup.rate,)
 
     def verdicts(self, lines: Mapping[str, Line]) -> Iterator[Verdict]:
         """Every variant against exponential weights, with the same change if any."""

@@ -80,6 +80,8 @@ class Setup:
     """Designed sequences that a method is judged by."""
     rates: tuple[float, ...]
     """Learning rates to choose from, on the reward oracle."""
+    rate: float
+    """Learning rate of an ablation, for all variants."""
     epochs: int
     """Passes of the evaluation oracle over its part."""
     stem: int
@@ -112,6 +114,7 @@ SETUPS = {
         soft_steps=2,
         samples=32,
         rates=(5e-4,),
+        rate=5e-4,
         epochs=1,
         stem=4,
         seeds=1,
@@ -129,6 +132,7 @@ SETUPS = {
         soft_steps=8,
         samples=320,
         rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+        rate=3e-3,
         epochs=10,
         stem=96,
         seeds=5,
@@ -146,6 +150,7 @@ SETUPS = {
         soft_steps=50,
         samples=640,
         rates=(3e-5, 1e-4, 3e-4),
+        rate=1e-4,
         epochs=20,
         stem=96,
         seeds=3,
