@@ -177,12 +177,11 @@ def pictures(
         judge: {name: line.median(judge) for name, line in lines.items()}
         for judge in judges.oracles
     }
-    learnt = {name: line.curves for name, line in lines.items() if line.curves}
-    curves = {name: np.mean(found, axis=0) for name, found in learnt.items()}
+    curves = {name: line.curves for name, line in lines.items() if line.curves}
     paths = plots.draw_medians(medians, folder / "medians")
     if curves:
-        label = "Median reward of a group, mean over seeds"
-        paths += plots.draw_rounds(curves, label, "Fine-tuning", folder / "rounds")
+        label = "Median reward of a group"
+        paths += plots.draw_seeds(curves, label, folder / "rounds")
     if usage:
         paths += plots.draw_motifs(usage.motifs, usage.rates, folder / "motifs")
     return paths

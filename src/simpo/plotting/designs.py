@@ -31,6 +31,7 @@ __all__ = [
     "draw_medians",
     "draw_motifs",
     "draw_rounds",
+    "draw_seeds",
 ]
 
 COLORS = dict(zip("ACGT", (GREEN, BLUE, ORANGE, VERMILLION), strict=True))
@@ -69,6 +70,42 @@ def draw_rounds(
         axes.legend()
 
     return draw(out, (6.4, 3.8), fill)
+
+
+def draw_seeds(
+    curves: Mapping[str, Sequence[np.ndarray]], label: str, out: Path
+) -> list[Path]:
+    """Scores over rounds, a panel per method: every seed, and their mean.
+
+    Seeds that differ in kind, such as those that leave a plateau and those that do not,
+    would be lost in an interval.
+
+    Args:
+        curves: A score per round [R], by method and seed.
+        label: What the scores are.
+        out: File name without suffix.
+
+    Returns:
+        The files written.
+    """
+    columns = min(5, len(curves))
+    rows = -(-len(curves) // columns)
+
+    def fill(figure: Figure) -> None:
+        panels = grid(figure, len(curves), columns)
+        for axes, (name, seeds) in zip(panels, curves.items(), strict=True):
+            axes.sharex(panels[0])
+            axes.sharey(panels[0])
+            mean = np.mean(seeds, axis=0)
+            rounds = np.arange(1, len(mean) + 1)
+            axes.plot(rounds, np.transpose(seeds), color=GREY, lw=0.8, alpha=0.8)
+            axes.plot(rounds, mean, color=BLUE)
+            axes.set_title(name, fontsize=10)
+            axes.label_outer()
+        figure.supxlabel("Round (grey: seeds, blue: their mean)", fontsize=11)
+        figure.supylabel(label, fontsize=11)
+
+    return draw(out, (0.8 + 2.2 * columns, 0.6 + 1.7 * rows), fill)
 
 
 def draw_distributions(
