@@ -71,23 +71,35 @@ class Bench:
         self.judged(cell)
         advance(self.world.setup.rounds - done)
 
+    @property
+    def by(self) -> list[str]:
+        """What sets are judged by, in words."""
+        judges = self.judges
+        by = [*judges.oracles, *(["open"] if judges.accessibility else [])]
+        by += [MOTIF_HITS] if judges.fitting else []
+        return by + [condition.name for condition in judges.conditions]
+
+    def known(self, cell: Cell) -> dict[str, Any] | None:
+        """What a set is worth, if these judges have said so."""
+        path = cell.folder(self.folder) / "row.json"
+        row = read_json(path) if path.exists() else None
+        return row if row and row["by"] == self.by else None
+
     def judged(self, cell: Cell) -> dict[str, Any] | None:
         """What a set is worth by these judges; None if it has not been made."""
         folder, judges = cell.folder(self.folder), self.judges
         if not folder.exists():
             return None
-        by = [*judges.oracles, *(["open"] if judges.accessibility else [])]
-        by += [MOTIF_HITS] if judges.fitting else []
-        by += [condition.name for condition in judges.conditions]
-        if (path := folder / "row.json").exists() and read_json(path)["by"] == by:
-            return read_json(path)
+        if row := self.known(cell):
+            return row
         letters = read_sequences(folder / "sequences.csv").tokens
         calls = Calls(**read_json(folder / "made.json"))
         judged = judges.judge(cell.method, letters, calls)
         if judges.fitting:
             judges.usage({cell.method: judged.rates}).write(folder / MOTIF_HITS)
-        write_json(path, {**cell._asdict(), **judged.row, "by": by})
-        return read_json(path)
+        row = {**cell._asdict(), **judged.row, "by": self.by}
+        write_json(folder / "row.json", row)
+        return row
 
 
 def save(folder: Path, made: Designed) -> None:

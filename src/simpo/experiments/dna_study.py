@@ -181,8 +181,8 @@ class DnaStudy(Study):
         tell(report, bench.judges, lines, list(self.verdicts(lines)))
 
     def make(self, cells: Sequence[Cell], bench: Bench, report: Report) -> None:
-        """Make the sets that are missing, side by side; tell of those that failed."""
-        missing = [c for c in cells if not c.folder(bench.folder).exists()]
+        """Make and judge what is missing, side by side; tell of sets that failed."""
+        missing = [cell for cell in cells if not bench.known(cell)]
         for _ in range(len(cells) - len(missing)):
             report.advance("sets that are there", self.setup.rounds)
         if self.report or not missing:
