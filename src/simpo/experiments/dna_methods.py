@@ -224,13 +224,27 @@ where little is masked, or what no laboratory would order. Changes are from the 
 of Table 3, with floors of -1, 1 nat and as many inner updates as the scale has."""
 
 
-def compared_with(variant: str) -> str:
-    """The method that a variant of the ablation is to be above."""
-    name, _, change = variant.partition(", ")
+WITHOUT = {"Lin. Neg.": "Linear", "Sqr. Neg.": "Square"}
+"""Weightings with a floor, and what they are without."""
+
+
+def compared_with(variant: str) -> tuple[str, ...]:
+    """The methods of the ablation that a variant may be above.
+
+    Exponential weights, and the weights without a floor, with the same change; a floor
+    is compared with the baseline alone, too.
+    """
+    name, _, change = variant.removeprefix("SiMPO-").partition(", ")
+    plain = WITHOUT.get(name)
     if change == "many masks":
-        return f"SiMPO-{name}"
-    other = f"Exp, {change}"
-    return other if other in ABLATION and variant != other else REFERENCE
+        return (f"SiMPO-{name}",)
+    if not change or change.startswith("floor"):
+        others = (REFERENCE, *((f"SiMPO-{plain}", "Exp, centred") if plain else ()))
+    elif name == "Exp":
+        others = () if change == "constrained" else (REFERENCE,)
+    else:
+        others = f"Exp, {change}", f"{plain}, {change}"
+    return tuple(other for other in others if other in ABLATION and other != variant)
 
 
 class Designed(NamedTuple):

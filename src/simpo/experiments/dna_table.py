@@ -49,11 +49,11 @@ class DnaAblation(DnaStudy):
         return (self.rate or self.setup.rate,)
 
     def verdicts(self, lines: Mapping[str, Line]) -> Iterator[Verdict]:
-        """Every variant against exponential weights, with the same change if any."""
+        """Every variant against what it is compared with."""
         for name in self.chosen:
-            other = compared_with(name)
-            if other in self.chosen and name != other:
-                yield above(name, other, lines)
+            for other in compared_with(name):
+                if other in self.chosen:
+                    yield above(name, other, lines)
 
     def published(self, method: str) -> None:
         """None: the paper has no such table."""
