@@ -54,7 +54,7 @@ def verdict_list(verdicts: Iterable[Verdict]) -> str:
         f'{escape(v.claim)}<div class="evidence">{escape(v.evidence)}</div></li>'
         for v in verdicts
     )
-    return f"<h2>Claims of the paper</h2><ul>{items}</ul>\n"
+    return f"<h2>Verdicts</h2><ul>{items}</ul>\n"
 
 
 def picture(path: Path, text: str) -> str:
