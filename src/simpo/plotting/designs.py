@@ -102,6 +102,8 @@ def draw_seeds(
             axes.plot(rounds, mean, color=BLUE)
             axes.set_title(name, fontsize=10)
             axes.label_outer()
+        for axes in panels[-columns:]:
+            axes.tick_params(labelbottom=True)
         figure.supxlabel("Round (grey: seeds, blue: their mean)", fontsize=11)
         figure.supylabel(label, fontsize=11)
 
