@@ -35,7 +35,13 @@ from simpo.experiments.dna_methods import (
 from simpo.experiments.dna_results import Interval, Line, above
 from simpo.experiments.dna_study import TUNING_SEEDS, choose
 from simpo.experiments.dna_table import DnaAblation, DnaTable
-from simpo.experiments.dna_world import SETUPS, World, read_elements
+from simpo.experiments.dna_world import (
+    SETUPS,
+    World,
+    describe,
+    make_world,
+    read_elements,
+)
 from simpo.types import SimpoError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -342,6 +348,19 @@ def test_the_table_of_a_small_world(first, files):
     usage = MotifUsage.read(folder / "motif_hits.csv")
     assert list(usage.rates) == ["natural", "Pretrained", EXP]
     assert usage.motifs == tuple(m.name for m in read_meme(files / "motifs.meme"))
+
+
+def test_whole_elements_are_designed_where_there_is_no_insert(files, tmp_path):
+    setup = dataclasses.replace(SETUPS["smoke"], insert=None, pretraining_steps=2)
+    elements = read_elements(files / "elements.csv", "label")
+    none = elements.rows.tokens[:0]
+    given = (setup, elements, none, files / "motifs.meme", tmp_path, lambda *_: None)
+    world = make_world(*given)
+    assert world.length == world.diffusion.length == 36
+    letters = design(METHODS["SiMPO-Sqr. Neg."], world, 1e-4, 0, [].append).letters
+    assert letters.shape == (setup.samples, 36)
+    np.testing.assert_array_equal(world.template.place(letters), letters)
+    assert "on 80 unseen sequences" in list(describe(world, elements))[-1]
 
 
 def test_sets_that_are_there_are_judged_again_at_most(table, files, capsys):
