@@ -11,7 +11,6 @@ that is there is not made again.
 """
 
 import abc
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import numpy as np
 
+from simpo import snapshots
 from simpo.checkpoint import read_json, write_json
 from simpo.dna.data import read_sequences
 from simpo.dna.storage import load_oracle
@@ -246,7 +246,11 @@ class DnaStudy(Study):
         made = {
             "label": self.label,
             "setup": {k: str(v) for k, v in sizes if k not in FREE},
-            "files": {name: digest(path) for name, path in files.items() if path},
+            "files": {
+                name: snapshots.describe(path)["sha256"]
+                for name, path in files.items()
+                if path
+            },
         }
         home = self.shared / "world"
         path = home / "made.json"
@@ -271,8 +275,3 @@ def choose(name: str, rates: Sequence[float], bench: Bench) -> float:
             complete = len(made) == len(rows)
             found[rate] = (complete, np.mean(made))
     return max(found, key=lambda rate: found[rate], default=rates[0])
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

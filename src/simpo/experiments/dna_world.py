@@ -98,6 +98,12 @@ class Setup:
     """Share of part A's labelled elements that classifier-free guidance calls good."""
     top: float = 0.01
     """Share of the elements, the most active, that sets are compared with."""
+    gc: tuple[float, float] = (0.3, 0.7)
+    """Shares of G and C in every window of what can be synthesised ..."""
+    window: int = 60
+    """... of so many bases, or in the whole of a shorter element."""
+    longest_run: int = 6
+    """Equal bases in a row that can be synthesised."""
 
 
 SETUPS = {
@@ -237,8 +243,9 @@ class World:
     @property
     def conditions(self) -> tuple[Constraint, ...]:
         """What whole sequences must satisfy to be synthesised."""
-        window = GCWindow(0.3, 0.7, window=min(60, self.length))
-        return window, Homopolymer(6)
+        setup = self.setup
+        window = GCWindow(*setup.gc, window=min(setup.window, self.length))
+        return window, Homopolymer(setup.longest_run)
 
 
 def make_world(
