@@ -425,6 +425,30 @@ def test_what_goes_on_ends_with_the_same_bytes(
     same(out, other)
 
 
+def test_a_forced_run_that_is_killed_leaves_no_other_model(world, monkeypatch):
+    done("pretrain", "data.csv", *PRETRAIN, "--out", "forced")
+    words = [*LONG["pretrain"], "--out", "forced", "--force"]
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming, "SAVE_EVERY", 0.0)
+        patch.setattr(*stopping(pretraining, "each_chunk", ZeroDivisionError(), 1))
+        with pytest.raises(ZeroDivisionError):
+            dna(*words)
+    assert "no model forced yet" in dna("sample", "forced", *OUT).error
+    done(*words[:-1], "--resume")
+    assert load_model("forced").size.width == 8
+
+
+def test_a_fine_tuning_does_not_go_on_with_another_oracle(world):
+    train = ["oracle", "data.csv", "--motifs", "motifs.meme", "--out", "changing"]
+    done(*train, "--label", "activity")
+    words = ["finetune", "model", "--oracle", "changing", "--out", "faithful", *TUNE]
+    done(*words)
+    done(*train, "--label", "open", "--force")
+    found = dna(*words, "--resume")
+    assert found.code == 2 and found.error.count("\n") == 1
+    assert "changing/model.safetensors is not what faithful was beg" in found.error
+
+
 def test_what_is_done_goes_on_to_more(world, whole):
     words, out = whole
     length = {"pretrain": ("--steps", "50"), "finetune": ("--rounds", "3")}[words[0]]

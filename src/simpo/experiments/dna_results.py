@@ -142,12 +142,13 @@ def tell(
     report.add("motif_hits", usage.rows if usage else [])
     shown = list(rows[0]), [list(row.values()) for row in rows]
     report.say(table(*shown))
-    for text in (*NOTES, *verdicts):
+    asked = "; ".join(condition.name for condition in judges.conditions)
+    notes = (*NOTES, f"satisfy: share that could be synthesised: {asked}.")
+    for text in (*notes, *verdicts):
         report.say(text)
     parts = [page.verdict_list(verdicts)] if verdicts else []
     parts.append(page.rows("Methods", *shown))
-    notes = (*NOTES, USAGE) if usage else NOTES
-    parts += [f"<p>{note}</p>" for note in notes]
+    parts += [f"<p>{note}</p>" for note in (*notes, *([USAGE] if usage else []))]
     parts += [
         page.picture(path, path.stem)
         for path in pictures(judges, lines, usage, report.folder)
@@ -197,9 +198,7 @@ NOTES = (
     "log-likelihood under the generator before fine-tuning (1.386 is noise). 3-mers, "
     "motifs: correlation of 3-mer counts and of motif hits with the most active "
     "hundredth of the elements. distance: share of bases that differ from the nearest "
-    "element that the reward was trained on. satisfy: share that could be synthesised, "
-    "with 30 to 70 % of G and C in every 60 bases and no base more than six times in a "
-    "row.",
+    "element that the reward was trained on.",
     "The paper's numbers are another oracle's, of other data and a far larger network: "
     "only their order can be compared.",
 )

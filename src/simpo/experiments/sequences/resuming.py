@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from simpo.checkpoint import plain
-from simpo.experiments.sequences.inputs import STATE, require_free, written
+from simpo.experiments.sequences.inputs import STATE, require_free, writing, written
 from simpo.snapshots import describe, filled, named, part
 from simpo.types import PyTree, SimpoError
 
@@ -52,9 +52,9 @@ class Keeper:
             raise SimpoError(f"nothing to go on with: no file {self.out / STATE}")
         free = {length, "out", "force", "resume"}
         given = {k: v for k, v in written(options).items() if k not in free}
-        files = {path.name: describe(path) for path in reads if path.is_file()}
+        files = {str(path): describe(path) for path in reads if path.is_file()}
         self.begun = json.loads(json.dumps({**given, "files": files}))
-        self.saved = time.monotonic()
+        self.saved, self.ours = time.monotonic(), options.resume
 
     def find(self) -> dict[str, np.ndarray]:
         """Arrays of the command to go on with; none if it is a new one.
@@ -101,17 +101,31 @@ class Keeper:
         return time.monotonic() - self.saved > SAVE_EVERY
 
     def save(self, loop: PyTree, told: PyTree, folder: Path | None = None) -> None:
-        """Write the state of the loop, and what it told; in `out`, or a folder."""
-        home = folder or self.out
+        """Write the state of the loop, and what it told; in `out`, or a folder.
+
+        What `--force` replaces goes with the first state: another run's model beside
+        it would pass for this one's.
+        """
         arrays = {**named("loop", loop), **named("told", told)}
-        home.mkdir(parents=True, exist_ok=True)
-        aside = home / f".{STATE}.tmp"
-        with aside.open("wb") as file:
-            file.write(save(arrays, metadata={"begun": json.dumps(self.begun)}))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(home / STATE)
+        data = save(arrays, metadata={"begun": json.dumps(self.begun)})
+        if folder or self.ours:
+            write(folder or self.out, data)
+        else:
+            with writing(self.out) as home:
+                write(home, data)
+        self.ours = self.ours or not folder
         self.saved = time.monotonic()
+
+
+def write(folder: Path, data: bytes) -> None:
+    """Write the state aside, sync, rename."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{STATE}.tmp"
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / STATE)
 
 
 def restored(

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from simpo.checkpoint import write_json
+from simpo.checkpoint import MODEL, write_json
 from simpo.config import parse
 from simpo.directories import describe_machine
 from simpo.dna.constraints import satisfied
@@ -72,7 +72,9 @@ class Run:
 
     def __init__(self, options: Tuned) -> None:
         self.options = options
-        self.keeper = Keeper(options, "rounds", weights_of(options.model))
+        oracle = Path(options.oracle)
+        reads = weights_of(options.model), oracle, oracle / MODEL
+        self.keeper = Keeper(options, "rounds", *reads)
         self.model, net = find_model(options.model)
         if net is not self.model.net:
             raise SimpoError(
